@@ -1,0 +1,45 @@
+"""The Elman RNN, step by step: the reference. Input weights and biases are already in `x_pre`.
+
+    h_t = tanh(x_pre_t + R h_{t-1})                  Elman 1990; heads are blocks on the diagonal of R
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from longshort.cells.loop import recurrence, run
+from longshort.shapes import Bool, Float, Int
+
+NONLINEARITIES = {"tanh": torch.tanh, "relu": torch.relu}
+
+
+class RNNState(NamedTuple):
+    """What an RNN carries from step to step."""
+
+    h: Float[Tensor, "B N H"]
+
+
+def rnn_start(B: int, N: int, H: int, *, dtype: torch.dtype, device: torch.device) -> RNNState:
+    """The empty state."""
+    return RNNState(torch.zeros(B, N, H, dtype=dtype, device=device))
+
+
+def rnn(
+    x_pre: Float[Tensor, "B T N H"],
+    R: Float[Tensor, "N H H"],
+    state: RNNState,
+    *,
+    nonlinearity: str = "tanh",
+    lengths: Int[Tensor, "B"] | None = None,
+    reset: Bool[Tensor, "B T"] | None = None,
+) -> tuple[Float[Tensor, "B T N H"], RNNState]:
+    """Run the recurrence over a sequence."""
+    recur, act = recurrence(R[None]), NONLINEARITIES[nonlinearity]
+
+    def step(x, state):
+        h = act(x + recur(state.h).squeeze(1))
+        return h, RNNState(h)
+
+    start = rnn_start(*state.h.shape, dtype=state.h.dtype, device=state.h.device)
+    return run(step, [x_pre], state, start, lengths, reset)

@@ -1,0 +1,206 @@
+"""Every setting of a model, explained where it stands. Plain data: no torch here, so that `--help` is instant."""
+
+import json
+import re
+from dataclasses import asdict, dataclass, fields, replace
+from difflib import get_close_matches
+from typing import Any, Self
+
+
+def suggest(name: str, allowed) -> str:
+    """' Did you mean ...?' for the nearest of the allowed names, or nothing."""
+    near = get_close_matches(str(name), list(allowed), n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def divisors(number: int) -> list[int]:
+    """The numbers that divide `number`."""
+    return [d for d in range(1, number + 1) if number % d == 0]
+
+
+def round_up(value: float, multiple: int) -> int:
+    """The next multiple of `multiple` from `value` on."""
+    return -int(-value // multiple) * multiple
+
+
+class Settings:
+    """What the settings classes share: as a dict, as JSON, and back, strangers refused."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as it stands in a config.json."""
+        return json.loads(json.dumps(asdict(self)))  # type: ignore[call-overload]
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Self:
+        """From what `to_dict` gave; a name that is no setting is an error."""
+        names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+        for name in data:
+            if name not in names:
+                raise ValueError(f"{cls.__name__} has no setting {name!r}.{suggest(name, names)}")
+        return cls(**{name: tuple(x) if isinstance(x, list) else x for name, x in data.items()})
+
+
+# What the two generations of blocks differ in. `block` picks a column; a setting given by name overrules it.
+GENERATIONS: dict[str, dict[str, Any]] = {
+    "paper": dict(ffn_proj_factor=1.3, norm_eps=1e-5, gate_soft_cap=0.0, output_logit_soft_cap=0.0),
+    "7b": dict(ffn_proj_factor=2.667, norm_eps=1e-6, gate_soft_cap=15.0, output_logit_soft_cap=30.0),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class xLSTMConfig(Settings):
+    """The shape of an xLSTM. Names are those of NX-AI's and Hugging Face's configurations.
+
+    >>> xLSTMConfig(embedding_dim=64, num_blocks=4, blocks="[3:1]").kinds
+    ('mlstm', 'mlstm', 'mlstm', 'slstm')
+    """
+
+    embedding_dim: int
+    """Width D of the residual stream."""
+    num_blocks: int | None = None
+    """How many blocks. May be left out where `blocks` spells them."""
+    blocks: tuple[str, ...] | str | None = None
+    """The mixer of each block, spelled out ("mlstm", "slstm", "lstm", "rnn"), or "[a:b]": in each group of a + b
+    blocks, the last b are sLSTM. None: mLSTM, but for `slstm_at`."""
+    slstm_at: tuple[int, ...] = ()
+    """Positions of sLSTM blocks, from 0; an alternative to `blocks`."""
+    block: str = "paper"
+    """The generation of blocks: "paper" (2405.04517) or "7b" (2503.13427)."""
+    vocab_size: int = 50304
+    """How many tokens the language model knows."""
+    num_heads: int = 4
+    """Heads N of every cell; must divide embedding_dim."""
+    tie_weights: bool = False
+    """Whether the head shares the embedding's matrix."""
+    dropout: float = 0.0
+    """Share of each mixer's and feed-forward's output dropped in training."""
+    chunk_size: int = 64
+    """Steps per chunk of the chunkwise mLSTM. Changes speed, never results."""
+    conv1d_kernel_size: int = 4
+    """Width of the causal convolution before the cells of the paper's blocks; 0: none."""
+    qkv_proj_blocksize: int = 4
+    """Block size of the block-diagonal q, k, v projections of the paper's mLSTM block."""
+    mlstm_proj_factor: float = 2.0
+    """Up-projection of the paper's mLSTM block."""
+    slstm_forget: str = "sigmoid"
+    """Forget gate of the sLSTM: "sigmoid" or "exp"."""
+    ffn_proj_factor: float | None = None
+    """Width of the gated feed-forward over embedding_dim. None: 1.3 in the paper's blocks, 2.667 in 7B's."""
+    round_up_to: int = 64
+    """Projected widths are rounded up to a multiple of this."""
+    qk_dim_factor: float = 0.5
+    """Query and key width over embedding_dim, in the 7B block."""
+    v_dim_factor: float = 1.0
+    """Value width over embedding_dim, in the 7B block."""
+    gate_soft_cap: float | None = None
+    """Soft cap of the 7B mLSTM's gate pre-activations; 0: none. None: none in the paper's blocks, 15 in 7B's."""
+    output_logit_soft_cap: float | None = None
+    """Soft cap of the logits; 0: none. None: none with the paper's blocks, 30 with 7B's."""
+    norm_eps: float | None = None
+    """Added to the variance in every norm. None: 1e-5 in the paper's blocks, 1e-6 in 7B's."""
+    eps: float = 0.0
+    """Added to the mLSTM's denominator. 0 is the paper; trained checkpoints of NX-AI use 1e-6."""
+
+    def __post_init__(self):
+        if self.block not in GENERATIONS:
+            raise ValueError(f"block={self.block!r} is not one of 'paper', '7b'.{suggest(self.block, GENERATIONS)}")
+        for name in ("embedding_dim", "num_heads", "vocab_size", "chunk_size", "qkv_proj_blocksize", "round_up_to"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1")
+        self._divides("num_heads", self.embedding_dim, "embedding_dim")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout={self.dropout}: a share from 0 up to, not including, 1")
+        kinds = self.kinds
+        if self.block == "paper" and "mlstm" in kinds:
+            inner = f"the mLSTM's inner width {self.mlstm_dim} (mlstm_proj_factor x embedding_dim, rounded up)"
+            self._divides("num_heads", self.mlstm_dim, inner)
+            self._divides("qkv_proj_blocksize", self.mlstm_dim, inner)
+        if self.block == "7b" and "mlstm" in kinds:
+            self._divides("num_heads", self.qk_dim, f"the query width {self.qk_dim} (qk_dim_factor x embedding_dim)")
+            self._divides("num_heads", self.v_dim, f"the value width {self.v_dim} (v_dim_factor x embedding_dim)")
+
+    def _divides(self, name: str, whole: int, meaning: str) -> None:
+        if whole % getattr(self, name):
+            raise ValueError(f"{name}={getattr(self, name)} does not divide {meaning}={whole}; "
+                             f"what does: {divisors(whole)}")  # fmt: skip
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The mixer of each block."""
+        if self.blocks is not None and self.slstm_at:
+            raise ValueError("give blocks or slstm_at, not both: they say the same thing")
+        if isinstance(self.blocks, tuple):
+            if self.num_blocks not in (None, len(self.blocks)):
+                raise ValueError(f"num_blocks={self.num_blocks}, but blocks spells out {len(self.blocks)}; leave it out")
+            kinds = self.blocks
+        elif isinstance(self.blocks, str):
+            found = re.fullmatch(r"\[(\d+):(\d+)\]", self.blocks)
+            if not found or not (a := int(found[1])) + (b := int(found[2])):
+                raise ValueError(f'blocks={self.blocks!r}: write a ratio as "[7:1]", or the mixers as a tuple')
+            kinds = (("mlstm",) * a + ("slstm",) * b) * -(-(self.num_blocks or a + b) // (a + b))
+            kinds = kinds[: self.num_blocks]
+        else:
+            if self.num_blocks is None:
+                raise ValueError("how many blocks? Give num_blocks, or spell them out in blocks")
+            if outside := [at for at in self.slstm_at if not 0 <= at < self.num_blocks]:
+                raise ValueError(f"slstm_at={outside} lies outside the {self.num_blocks} blocks 0..{self.num_blocks - 1}")
+            kinds = tuple("slstm" if at in self.slstm_at else "mlstm" for at in range(self.num_blocks))
+        if not kinds:
+            raise ValueError("a stack has at least one block")
+        return kinds
+
+    def setting(self, name: str) -> Any:
+        """A setting, with None read as what this generation of blocks uses."""
+        value = getattr(self, name)
+        return GENERATIONS[self.block][name] if value is None else value
+
+    @property
+    def mlstm_dim(self) -> int:
+        """Inner width of the paper's mLSTM block."""
+        return round_up(self.mlstm_proj_factor * self.embedding_dim, self.round_up_to)
+
+    @property
+    def qk_dim(self) -> int:
+        """Query and key width of the 7B mLSTM, all heads together."""
+        return int(self.embedding_dim * self.qk_dim_factor)
+
+    @property
+    def v_dim(self) -> int:
+        """Value width of the 7B mLSTM, all heads together."""
+        return int(self.embedding_dim * self.v_dim_factor)
+
+    @property
+    def ffn_dim(self) -> int:
+        """Hidden width of the feed-forward layers."""
+        return round_up(self.setting("ffn_proj_factor") * self.embedding_dim, self.round_up_to)
+
+    @classmethod
+    def preset(cls, name: str, **changes: Any) -> "xLSTMConfig":
+        """A named size: the paper's (`xlstm-125m-7-1`), `xlstm-7b`, or `tiny` and `small` for a laptop.
+
+        >>> xLSTMConfig.preset("xlstm-125m-7-1").slstm_at
+        (3, 20)
+        """
+        if name not in PRESETS:
+            raise ValueError(f"no preset {name!r}.{suggest(name, PRESETS)} There are: {', '.join(PRESETS)}")
+        return replace(PRESETS[name], **changes)
+
+
+def _paper_sizes() -> dict[str, xLSTMConfig]:
+    """The sizes of 2405.04517, each without sLSTM and with it in a ratio the paper calls 7:1."""
+    early_and_late, spread = (3, 20), (3, 5, 7, 40, 42, 44)
+    sizes = {"125m": (768, 24, early_and_late), "350m": (1024, 48, spread), "760m": (1536, 48, spread),
+             "1.3b": (2048, 48, spread)}  # fmt: skip
+    presets = {}
+    for size, (dim, num_blocks, slstm_at) in sizes.items():
+        presets[f"xlstm-{size}-1-0"] = xLSTMConfig(embedding_dim=dim, num_blocks=num_blocks)
+        presets[f"xlstm-{size}-7-1"] = xLSTMConfig(embedding_dim=dim, num_blocks=num_blocks, slstm_at=slstm_at)
+    return presets
+
+
+PRESETS: dict[str, xLSTMConfig] = {
+    "tiny": xLSTMConfig(embedding_dim=128, num_blocks=4, blocks="[3:1]", vocab_size=256),
+    "small": xLSTMConfig(embedding_dim=256, num_blocks=8, blocks="[7:1]", vocab_size=256),
+    **_paper_sizes(),
+    "xlstm-7b": xLSTMConfig(embedding_dim=4096, num_blocks=32, num_heads=8, block="7b", eps=1e-6),
+}

@@ -1,0 +1,1 @@
+"""What surrounds a cell: causal convolution, norms, block-diagonal and gated linear layers. Torch only."""
