@@ -172,7 +172,9 @@ class xLSTMConfig(Settings):
     @property
     def ffn_dim(self) -> int:
         """Hidden width of the feed-forward layers."""
-        return round_up(self.setting("ffn_proj_factor") * self.embedding_dim, self.round_up_to)
+        width = self.setting("ffn_proj_factor") * self.embedding_dim
+        # xLSTM-7B's own code drops the fraction first: 2.667 * 768 = 2048.256 gives 2048; the paper's gives 2112.
+        return round_up(int(width) if self.block == "7b" else width, self.round_up_to)
 
     @classmethod
     def preset(cls, name: str, **changes: Any) -> "xLSTMConfig":

@@ -9,6 +9,7 @@ starts at 0, so exp(-m) stays in [0, 1] and every form ends at the same m. m car
 C e^m and n e^m, and is differentiated at fixed m.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,9 +39,13 @@ def normalise(num: Float[Tensor, "... V"], den: Float[Tensor, "..."], m: Float[T
 
     The third floor, far below rounding, only turns 0/0 (a query that matches nothing, at large m) into 0.
     """
-    tiny = torch.finfo(num.dtype).eps ** 2
-    floor = torch.exp(-m).clamp(min=tiny)
+    floor = lower_bound(m)
     return num / (torch.where(den.abs() > floor, den.abs(), floor) + eps)[..., None]
+
+
+def lower_bound(m: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """The floor of the denominator: e^-m, and never 0."""
+    return torch.exp(-m).clamp(min=torch.finfo(m.dtype).eps ** 2)
 
 
 # ---- reference: the recurrence -------------------------------------------------------------------------------------
@@ -136,50 +141,61 @@ def keep_unread(before: MLSTMState, after: MLSTMState, lengths: Tensor | None) -
 
 
 # ---- chunkwise: parallel within a chunk, a scan over the states between chunks; linear in T ------------------------
+#
+# The normaliser rides along as one more column: v1 = [v, 1] makes C1 = [C, n] and num1 = [num, den], in every product.
+# In-place operations touch only what was made here and is needed no more; autograd allows each of them.
 
 
 class Chunks(NamedTuple):
-    """What the chunkwise forward computed on the way, for its backward. c counts chunks, L steps in a chunk."""
+    """What the chunkwise forward keeps for its backward. c counts chunks, L the steps of one."""
 
+    q: Float[Tensor, "B c N L K"]  # scaled
+    k: Float[Tensor, "B c N L K"]
+    v1: Float[Tensor, "B c N L V1"]
+    h: Float[Tensor, "B c N L V"]
     weight: Float[Tensor, "B c N L L"]  # e^(D - m): input j as seen from step t
     S: Float[Tensor, "B c N L L"]  # weight * q k^T
-    num: Float[Tensor, "B c N L V"]
-    den: Float[Tensor, "B c N L"]
-    m: Float[Tensor, "B c N L"]
-    read: Float[Tensor, "B c N L"]  # weight of the chunk's start state at step t
-    write: Float[Tensor, "B c N L"]  # weight of input j in the chunk's end state
-    carry: Float[Tensor, "B c N"]  # weight of the chunk's start state in its end state
-    C: Float[Tensor, "B c N K V"]  # the start states
-    n: Float[Tensor, "B c N K"]
+    C1: Float[Tensor, "B c N K V1"]  # [C, n] at the start of each chunk
+    read: Float[Tensor, "B c N L"]  # weight of C1 at step t
+    write: Float[Tensor, "B c N L"]  # weight of input j in the C1 after the chunk
+    carry: Float[Tensor, "B c N"]  # weight of C1 in the C1 after the chunk
+    bound: Float[Tensor, "B c N L"]  # what num was divided by
+    slope: Float[Tensor, "B c N L"]  # d bound / d den: the sign of den, or 0 where a floor held
 
 
-def chunkwise_forward(q, k, v, i_gate, log_f, state: MLSTMState, eps: float) -> tuple[Tensor, MLSTMState, Chunks]:
-    """All chunks at once; q, k, v are (B, c, N, L, ·), gates (B, c, N, L), and q is scaled already."""
-    D = segment_sums(log_f) + i_gate[..., None, :]
-    decay = log_f.cumsum(-1)
-    to_end = D[..., -1, :]
-    m_start, m_end = scan_m(decay[..., -1].detach(), to_end.amax(-1).detach(), state.m.detach())
+def chunkwise_forward(q, k, v, i_gate, log_f, state: MLSTMState, L: int, eps: float):
+    """All chunks of L steps at once. Returns h, still in chunks (B, c, N, L, V), the last state, and the `Chunks`."""
+    q, k, v = split(q, L, 0) * q.shape[-1] ** -0.5, split(k, L, 0), split(v, L, 0)
+    i_gate, log_f = split(i_gate, L, -torch.inf), split(log_f, L, 0)
+    v1 = F.pad(v, (0, 1), value=1.0)
+    D = segment_sums(log_f).add_(i_gate[..., None, :])
+    decay, to_end, peak = log_f.cumsum(-1), D[..., -1, :].clone(), D.detach().amax(-1)
+    m_start, m_end = scan_m(decay[..., -1].detach(), peak[..., -1], state.m.detach())
+    m = torch.maximum(decay.detach() + m_start[..., None], peak).clamp_(min=0)
     carry = torch.exp(decay[..., -1] + m_start - m_end)
     write = torch.exp(to_end - m_end[..., None])
-    k_written = write[..., None] * k
-    C, last_C = scan_state(carry[..., None, None], k_written.mT @ v, state.C)
-    n, last_n = scan_state(carry[..., None], k_written.sum(-2), state.n)
+    read = torch.exp(decay + m_start[..., None] - m)
+    weight = D.sub_(m[..., None]).exp_()
 
-    from_start = decay + m_start[..., None]
-    m = torch.maximum(from_start, D.amax(-1)).clamp(min=0).detach()
-    read, weight = torch.exp(from_start - m), torch.exp(D - m[..., None])
-    S = weight * (q @ k.mT)
-    num = read[..., None] * (q @ C) + S @ v
-    den = read * (q @ n[..., None]).squeeze(-1) + S.sum(-1)
-    saved = Chunks(weight, S, num, den, m, read, write, carry, C, n)
-    return normalise(num, den, m, eps), MLSTMState(last_C, last_n, m_end[:, -1]), saved
+    written = (k * write[..., None]).mT @ v1
+    C1, last = scan_state(carry[..., None, None], written, torch.cat([state.C, state.n[..., None]], -1))
+    S = (q @ k.mT).mul_(weight)
+    num1 = bmm_add((q * read[..., None]) @ C1, S, v1)
+    num, den = num1[..., :-1], num1[..., -1]
+    floor = lower_bound(m)
+    bound = torch.where(den.abs() > floor, den.abs(), floor) + eps
+    h = num / bound[..., None]
+    slope = torch.where(den.abs() > floor, den.sign(), 0)
+    return h, MLSTMState(last[..., :-1], last[..., -1], m_end[:, -1]), Chunks(
+        q, k, v1, h, weight, S, C1, read, write, carry, bound, slope
+    )  # fmt: skip
 
 
 def scan_m(decay: Float[Tensor, "B c N"], peak: Float[Tensor, "B c N"], m: Float[Tensor, "B N"]):
     """The stabiliser at the start and at the end of every chunk."""
     ms = [m]
     for g, a in zip(decay.unbind(1), peak.unbind(1), strict=True):
-        ms.append(torch.maximum(g + ms[-1], a).clamp(min=0))
+        ms.append(torch.maximum(g + ms[-1], a).clamp_(min=0))
     return torch.stack(ms[:-1], 1), torch.stack(ms[1:], 1)
 
 
@@ -191,81 +207,117 @@ def scan_state(carry: Float[Tensor, "B c ..."], written: Float[Tensor, "B c ..."
     return torch.stack(states[:-1], 1), states[-1]
 
 
-class Chunkwise(torch.autograd.Function):
-    """`chunkwise_forward` with its exact gradient written out: twice as fast as autograd's, and less memory.
+def bmm_add(x: Float[Tensor, "... I J"], a: Float[Tensor, "... I L"], b: Float[Tensor, "... L J"]) -> Tensor:
+    """x + a @ b, into x."""
+    return x.flatten(0, -3).baddbmm_(a.flatten(0, -3), b.flatten(0, -3)).view(x.shape)
 
-    Differentiating a second time goes through `chunkwise_forward` and autograd instead: any order is right.
+
+class Chunkwise(torch.autograd.Function):
+    """`chunkwise_forward` with its exact gradient written out: faster than autograd's, and it keeps less.
+
+    A few rows of the batch at a time, so that what is computed stays in the processor's cache. Differentiating a
+    second time goes through `chunkwise_forward` and autograd instead: any order is right.
     """
 
     @staticmethod
-    def forward(ctx, q, k, v, i_gate, log_f, C0, n0, m0, eps):
-        h, last, chunks = chunkwise_forward(q, k, v, i_gate, log_f, MLSTMState(C0, n0, m0), eps)
-        ctx.eps = eps
-        ctx.save_for_backward(q, k, v, i_gate, log_f, C0, n0, m0, h, *chunks)
-        ctx.mark_non_differentiable(last.m)
-        return h, *last
+    def forward(ctx, L, eps, *inputs):  # inputs: q, k, v, i_gate, log_f, C, n, m
+        ctx.L, ctx.eps, ctx.rows = L, eps, rows_at_a_time(inputs[0])
+        groups = [
+            chunkwise_forward(*rows[:5], MLSTMState(*rows[5:]), L, eps)
+            for rows in zip(*(x.split(ctx.rows) for x in inputs), strict=True)
+        ]
+        h, last, chunks = zip(*groups, strict=True)
+        ctx.save_for_backward(*inputs, *(x for group in chunks for x in group))
+        C, n, m = (torch.cat(x) for x in zip(*last, strict=True))
+        ctx.mark_non_differentiable(m)
+        return gather(h, inputs[0].shape[1]), C, n, m
 
     @staticmethod
     def backward(ctx, dh, dC, dn, _):  # type: ignore[override]
-        *inputs, h = ctx.saved_tensors[:9]
+        inputs, saved = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
         if torch.is_grad_enabled():  # create_graph: somebody will differentiate this backward
-            return (*differentiable_backward(inputs, ctx.eps, dh, dC, dn), None, None)
-        q, k, v = inputs[:3]
-        return (*chunkwise_backward(q, k, v, h, Chunks(*ctx.saved_tensors[9:]), ctx.eps, dh, dC, dn), None, None)
+            return None, None, *differentiable_backward(inputs, ctx.L, ctx.eps, dh, dC, dn), None
+        each = len(Chunks._fields)
+        groups = [Chunks(*saved[at : at + each]) for at in range(0, len(saved), each)]
+        parts = zip(groups, *(x.split(ctx.rows) for x in (dh, dC, dn)), strict=True)
+        *grads, dC0, dn0 = zip(*(chunkwise_backward(*part) for part in parts), strict=True)
+        return None, None, *(gather(x, dh.shape[1]) for x in grads), torch.cat(dC0), torch.cat(dn0), None
 
 
-def differentiable_backward(inputs, eps: float, dh, dC, dn) -> tuple[Tensor | None, ...]:
+def rows_at_a_time(q: Float[Tensor, "B T N K"]) -> int:
+    """How many rows of the batch to treat together: on the CPU, as many as stay in cache."""
+    row = q[0].numel()
+    return max(1, CACHED // row) if q.device.type == "cpu" else q.shape[0]
+
+
+CACHED = 2**20  # numbers in one tensor
+
+
+def split(x: Float[Tensor, "B T N ..."], L: int, fill: float) -> Float[Tensor, "B c N L ..."]:
+    """Cut time into chunks of L steps, the last one filled up with steps that change nothing."""
+    missing = -x.shape[1] % L
+    if missing:
+        x = torch.cat([x, x.new_full((x.shape[0], missing, *x.shape[2:]), fill)], 1)
+    return x.unflatten(1, (-1, L)).transpose(2, 3).contiguous()
+
+
+def unsplit(x: Float[Tensor, "B c N L ..."], T: int) -> Float[Tensor, "B T N ..."]:
+    """Undo `split`."""
+    return x.transpose(2, 3).flatten(1, 2)[:, :T]
+
+
+def gather(groups: Sequence[Float[Tensor, "b c N L ..."]], T: int) -> Float[Tensor, "B T N ..."]:
+    """Undo `split` and put the rows together again, each copied once. Only where no graph is recorded."""
+    B, (_, c, N, L, *width) = sum(x.shape[0] for x in groups), groups[0].shape
+    whole = groups[0].new_empty(B, c * L, N, *width)
+    for rows, x in zip(whole.split([x.shape[0] for x in groups]), groups, strict=True):
+        rows.unflatten(1, (c, L)).copy_(x.transpose(2, 3))
+    return whole[:, :T]
+
+
+def differentiable_backward(inputs, L: int, eps: float, dh, dC, dn) -> tuple[Tensor | None, ...]:
     """The gradients of q, k, v, both gates, C and n as a graph of their own, through autograd."""
-    q, k, v, i_gate, log_f, C0, n0, m0 = inputs
     wanted = [x for x in inputs[:7] if x.requires_grad]
-    h, last, _ = chunkwise_forward(q, k, v, i_gate, log_f, MLSTMState(C0, n0, m0), eps)
-    grads = iter(torch.autograd.grad((h, last.C, last.n), wanted, (dh, dC, dn), create_graph=True, allow_unused=True))
+    h, last, _ = chunkwise_forward(*inputs[:5], MLSTMState(*inputs[5:]), L, eps)
+    outputs = unsplit(h, dh.shape[1]), last.C, last.n
+    grads = iter(torch.autograd.grad(outputs, wanted, (dh, dC, dn), create_graph=True, allow_unused=True))
     return tuple(next(grads) if x.requires_grad else None for x in inputs[:7])
 
 
-def chunkwise_backward(q, k, v, h, chunks: Chunks, eps: float, dh, dC, dn) -> tuple[Tensor, ...]:
+def chunkwise_backward(chunks: Chunks, dh, dC, dn) -> tuple[Tensor, ...]:
     """The gradients of q, k, v, i_gate, log_f, the start C and the start n. Letters as in `chunkwise_forward`."""
-    weight, S, num, den, m, read, write, carry, C, n = chunks
-    # h = num / bound; divide by the bound twice, never by its square.
-    floor = torch.exp(-m).clamp(min=torch.finfo(num.dtype).eps ** 2)
-    free = den.abs() > floor
-    bound = torch.where(free, den.abs(), floor) + eps
-    dnum = dh / bound[..., None]
-    dden = torch.where(free, -(dnum * h).sum(-1) * den.sign(), 0)
+    q, k, v1, h, weight, S, C1, read, write, carry, bound, slope = chunks
+    dh = split(dh, h.shape[-2], 0)
+    # h = num / bound: divide by the bound twice, never by its square.
+    dnum1 = torch.empty_like(v1)
+    dnum = torch.div(dh, bound[..., None], out=dnum1[..., :-1])
+    torch.mul((dnum * h).sum(-1), -slope, out=dnum1[..., -1])
 
     # What the steps read from the chunk's start state, and the scan of that state's gradient back in time.
-    q_read, dnum_read, dden_read = read[..., None] * q, read[..., None] * dnum, read * dden
-    dC, dC0 = scan_state_back(carry[..., None, None], q_read.mT @ dnum, dC)
-    dn, dn0 = scan_state_back(carry[..., None], (q_read.mT @ dden[..., None]).squeeze(-1), dn)
-    dq = dnum_read @ C.mT + dden_read[..., None] * n[..., None, :]
+    reads = (q * read[..., None]).mT @ dnum1
+    dC1, dC1_start = scan_state_back(carry[..., None, None], reads, torch.cat([dC, dn[..., None]], -1))
+    dcarry = carry * (dC1 * C1).sum((-2, -1))
+    dq = (dnum1 @ C1.mT).mul_(read[..., None])  # with respect to the scaled q
     dread = (dq * q).sum(-1)
-    dcarry = carry * ((dC * C).sum((-2, -1)) + (dn * n).sum(-1))
 
     # What the inputs wrote into the chunk's end state.
-    dk_written = v @ dC.mT + dn[..., None, :]
-    dk = write[..., None] * dk_written
-    dv = write[..., None] * (k @ dC)
+    dk = (v1 @ dC1.mT).mul_(write[..., None])
     dwrite = (dk * k).sum(-1)
+    dv1 = (k * write[..., None]) @ dC1
 
     # Within the chunk.
-    dS = dnum @ v.mT + dden[..., None]
+    dS = dnum1 @ v1.mT
     dD = dS * S
-    dS = dS * weight
-    dq = dq + dS @ k
-    dk = dk + dS.mT @ q
-    dv = dv + S.mT @ dnum
+    dS.mul_(weight)
+    bmm_add(dq, dS, k)
+    bmm_add(dk, dS.mT, q)
+    bmm_add(dv1, S.mT, dnum1)
     di = dD.sum(-2) + dwrite
 
-    # log f_s stands in every sum that passes step s: from j < s to t >= s, from the start, and to the end.
-    below = torch.ones(*dD.shape[-2:], dtype=torch.bool, device=dD.device).tril()
-    passing = (before(dD) * below).sum(-2)
-    dlog_f = passing + dread.flip(-1).cumsum(-1).flip(-1) + before(dwrite) + dcarry[..., None]
-    return dq, dk, dv, di, dlog_f, dC0, dn0
-
-
-def before(x: Tensor) -> Tensor:
-    """The sum of all entries before each one."""
-    return F.pad(x[..., :-1].cumsum(-1), (1, 0))
+    # log f_s stands in every sum that passes step s: from inputs j < s to steps t >= s, from the start, and to the end.
+    passing = torch.cumsum(dD, -1, out=dD).tril_(-1).sum(-2) + dwrite.cumsum(-1)
+    dlog_f = F.pad(passing[..., :-1], (1, 0)) + dread.flip(-1).cumsum(-1).flip(-1) + dcarry[..., None]
+    return dq.mul_(q.shape[-1] ** -0.5), dk, dv1[..., :-1], di, dlog_f, dC1_start[..., :-1], dC1_start[..., -1]
 
 
 def scan_state_back(carry: Tensor, read: Tensor, dlast: Tensor) -> tuple[Tensor, Tensor]:
@@ -283,23 +335,12 @@ def mlstm_chunkwise(
     T = q.shape[1]
     L = min(chunk_size, T)
     i_gate, log_f = fold_into_gates(i_pre, f_pre, lengths, reset)
-    q, k, v, i_gate, log_f = (
-        split(x, L, fill) for x, fill in [(q * q.shape[-1] ** -0.5, 0), (k, 0), (v, 0), (i_gate, -torch.inf), (log_f, 0)]
-    )
     if under_transform():
-        h, last, _ = chunkwise_forward(q, k, v, i_gate, log_f, state, eps)
+        h, last, _ = chunkwise_forward(q, k, v, i_gate, log_f, state, L, eps)
+        h = unsplit(h, T)
     else:
-        h, *last = Chunkwise.apply(q, k, v, i_gate, log_f, *state, eps)  # type: ignore[misc]
-    h = h.transpose(2, 3).flatten(1, 2)[:, :T]
+        h, *last = Chunkwise.apply(L, eps, q, k, v, i_gate, log_f, *state)  # type: ignore[misc]
     return h, keep_unread(state, MLSTMState(*last), lengths)
-
-
-def split(x: Float[Tensor, "B T N ..."], L: int, fill: float) -> Float[Tensor, "B c N L ..."]:
-    """Cut time into chunks of L steps, the last one filled up with steps that change nothing."""
-    missing = -x.shape[1] % L
-    if missing:
-        x = torch.cat([x, x.new_full((x.shape[0], missing, *x.shape[2:]), fill)], 1)
-    return x.unflatten(1, (-1, L)).transpose(2, 3).contiguous()
 
 
 def under_transform() -> bool:
