@@ -1,11 +1,55 @@
 """longshort: recurrent networks, from an LSTM worked by hand to an xLSTM language model.
 
-Importing runs nothing and loads nothing: every public name is fetched on first use (PEP 562).
+Importing runs nothing, compiles nothing and loads nothing: a public name is fetched when it is first used (PEP 562).
 """
+
 from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-_NAMES = {n: m for m, ns in {"config": ["xLSTMConfig"], "model": ["xLSTM", "xLSTMLM"]}.items() for n in ns}
-def __getattr__(name):
-    if name in _NAMES: return getattr(import_module(f"longshort.{_NAMES[name]}"), name)
-    raise AttributeError(name)
+
+if TYPE_CHECKING:
+    from longshort.checkpoints import CheckpointError, export, load
+    from longshort.config import TrainConfig, xLSTMConfig
+    from longshort.data import load_tokenizer
+    from longshort.evaluation import evaluate
+    from longshort.generation import Writer, generate, load_reading, read, save_reading
+    from longshort.model import xLSTM, xLSTMLM
+    from longshort.training import train
+
+# The public names, and the module each comes from.
+_HOME = {
+    "CheckpointError": "checkpoints",
+    "TrainConfig": "config",
+    "Writer": "generation",
+    "evaluate": "evaluation",
+    "export": "checkpoints",
+    "generate": "generation",
+    "load": "checkpoints",
+    "load_reading": "generation",
+    "load_tokenizer": "data",
+    "read": "generation",
+    "save_reading": "generation",
+    "train": "training",
+    "xLSTM": "model",
+    "xLSTMConfig": "config",
+    "xLSTMLM": "model",
+}
+
+__all__ = ["CheckpointError", "TrainConfig", "Writer", "evaluate", "export", "generate", "load", "load_reading",
+           "load_tokenizer", "read", "save_reading", "train", "xLSTM", "xLSTMConfig", "xLSTMLM"]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(import_module(f"longshort.{_HOME[name]}"), name)
+    try:  # a module of ours, such as longshort.functional
+        return import_module(f"longshort.{name}")
+    except ModuleNotFoundError as error:
+        if error.name != f"longshort.{name}":
+            raise
+        raise AttributeError(f"module 'longshort' has no attribute {name!r}") from None
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

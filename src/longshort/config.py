@@ -4,7 +4,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from difflib import get_close_matches
-from typing import Any, Self
+from typing import Any, ClassVar
 
 
 def suggest(name: str, allowed) -> str:
@@ -31,7 +31,7 @@ class Settings:
         return json.loads(json.dumps(asdict(self)))  # type: ignore[call-overload]
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> Self:
+    def from_dict(cls, data: dict[str, Any]):
         """From what `to_dict` gave; a name that is no setting is an error."""
         names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
         for name in data:
@@ -185,6 +185,9 @@ class xLSTMConfig(Settings):
         """
         if name not in PRESETS:
             raise ValueError(f"no preset {name!r}.{suggest(name, PRESETS)} There are: {', '.join(PRESETS)}")
+        for change in changes:
+            if change not in cls.__dataclass_fields__:
+                raise ValueError(f"{cls.__name__} has no setting {change!r}.{suggest(change, cls.__dataclass_fields__)}")
         return replace(PRESETS[name], **changes)
 
 
@@ -206,3 +209,85 @@ PRESETS: dict[str, xLSTMConfig] = {
     **_paper_sizes(),
     "xlstm-7b": xLSTMConfig(embedding_dim=4096, num_blocks=32, num_heads=8, block="7b", eps=1e-6),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Settings):
+    """A training run. Everything that decides its numbers is here, so the same settings give the same model."""
+
+    model: xLSTMConfig = PRESETS["tiny"]
+    """The model's shape. Its vocab_size is set by the tokenizer."""
+    data: str = "shakespeare"
+    """A text file, a folder of them, a token folder made by `longshort data`, or "shakespeare", the embedded corpus."""
+    tokenizer: str = "byte"
+    """How text becomes tokens: "byte", "char", or "bpe" (needs `longshort[bpe]`)."""
+    vocab_size: int = 4096
+    """How many tokens a "bpe" tokenizer learns."""
+    steps: int = 2000
+    """Optimizer steps."""
+    batch_size: int = 32
+    """Sequences a step."""
+    context: int = 256
+    """Tokens of a sequence; the model itself has no limit."""
+    accumulate: int = 1
+    """Batches whose gradients are added up before each step."""
+    carry_state: bool = False
+    """Truncated back-propagation through time: read the text in order and carry the state from step to step."""
+    lr: float = 3e-3
+    """Peak learning rate."""
+    min_lr: float = 0.1
+    """Where the cosine ends, as a share of lr."""
+    warmup: int = 100
+    """Steps over which the learning rate rises to its peak."""
+    weight_decay: float = 0.1
+    """On the matrices; not on embeddings, norms, biases, skips and recurrent weights."""
+    beta1: float = 0.9
+    """Adam's memory of the gradient."""
+    beta2: float = 0.95
+    """Adam's memory of its square."""
+    adam_eps: float = 1e-5
+    """Adam's epsilon."""
+    clip: float = 1.0
+    """Largest norm of the gradient; 0: no clipping."""
+    bf16: bool = False
+    """Compute in bfloat16 where it is safe (autocast); weights and states stay in float32."""
+    checkpoint_activations: bool = False
+    """Recompute each block in the backward pass: less memory, about a third more time."""
+    device: str = "auto"
+    """"cpu", "cuda", or "auto": CUDA where there is one."""
+    seed: int = 0
+    """Decides the first weights, the batches, dropout and samples."""
+    log_every: int = 10
+    """Steps between two lines of the log."""
+    eval_every: int = 200
+    """Steps between two looks at the held-out text, each with a sample and a checkpoint."""
+    eval_tokens: int = 16384
+    """Held-out tokens scored each time; at the end all are."""
+    keep: int = 2
+    """Checkpoints kept; older ones go."""
+    sample_prompt: str = "\n"
+    """What each sample continues."""
+    sample_tokens: int = 200
+    """Length of each sample; 0: none."""
+
+    # What may differ when a run is resumed: it changes what is shown and kept, not what is learnt.
+    REPORTING: ClassVar = ("device", "log_every", "eval_every", "eval_tokens", "keep", "sample_prompt", "sample_tokens")
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "context", "accumulate", "log_every", "eval_every", "eval_tokens", "keep"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1")
+        for name in ("lr", "adam_eps"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: it must be over 0")
+        for name in ("clip", "weight_decay", "warmup", "sample_tokens", "min_lr"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name}={getattr(self, name)}: 0 or more")
+        if self.tokenizer not in ("byte", "char", "bpe"):
+            raise ValueError(f"tokenizer={self.tokenizer!r}: there are 'byte', 'char' and 'bpe'."
+                             f"{suggest(self.tokenizer, ('byte', 'char', 'bpe'))}")  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "TrainConfig":
+        """From what `to_dict` gave."""
+        return super().from_dict({**data, "model": xLSTMConfig.from_dict(data["model"])})

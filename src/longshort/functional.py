@@ -128,8 +128,8 @@ def rnn(
     B, T, N, H = shape_of("x_pre", x_pre, "B T N H")
     expect("R", R, (N, H, H), "(N, H, H)")
     one_of("nonlinearity", nonlinearity, NONLINEARITIES)
-    dtype = compute_dtype(x_pre, R, *(state or ()))
-    state = start_state(state, RNNState, rnn_start(B, N, H, dtype=dtype, device=x_pre.device), "(B, N, H)")
+    dtype = compute_dtype(RNNState, state, x_pre, R)
+    state = start_state(state, RNNState, rnn_start(B, N, H, dtype=dtype, device=x_pre.device))
     return drive("rnn", [x_pre], state, lengths, reset, kernel, R=R, options={"nonlinearity": nonlinearity})
 
 
@@ -166,9 +166,9 @@ def lstm(
     if proj is not None:
         expect("proj", proj, (N, P, H), "(N, P, H)")
     expect("R", R, (G, N, H, P), "(G, N, H, P)")
-    dtype = compute_dtype(x_pre, R, *(state or ()))
+    dtype = compute_dtype(LSTMState, state, x_pre, R)
     empty = lstm_start(B, N, H, P, dtype=dtype, device=x_pre.device)
-    state = start_state(state, LSTMState, empty, "h (B, N, P) and c (B, N, H)")
+    state = start_state(state, LSTMState, empty)
     proj = None if proj is None else proj.to(dtype)
     return drive("lstm", [x_pre], state, lengths, reset, kernel, R=R, options={"proj": proj})
 
@@ -200,8 +200,8 @@ def slstm(
     B, T, G, N, H = shape_of("x_pre", x_pre, "B T 4 N H")
     expect("x_pre", x_pre, (B, T, 4, N, H), "(B, T, 4, N, H)")
     expect("R", R, (4, N, H, H), "(4, N, H, H)")
-    dtype = compute_dtype(x_pre, R, *(state or ()))
-    state = start_state(state, SLSTMState, slstm_start(B, N, H, dtype=dtype, device=x_pre.device), "(B, N, H) each")
+    dtype = compute_dtype(SLSTMState, state, x_pre, R)
+    state = start_state(state, SLSTMState, slstm_start(B, N, H, dtype=dtype, device=x_pre.device))
     return drive("slstm", [x_pre], state, lengths, reset, kernel, R=R, options={"forget": forget})
 
 
@@ -243,9 +243,9 @@ def mlstm(
     expect("f_pre", f_pre, (B, T, N), "(B, T, N)")
     if chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: a chunk holds at least 1 step")
-    dtype = compute_dtype(q, *(state or ()))
+    dtype = compute_dtype(MLSTMState, state, q)
     empty = mlstm_start(B, N, K, V, dtype=dtype, device=q.device)
-    state = start_state(state, MLSTMState, empty, "C (B, N, K, V), n (B, N, K) and m (B, N)")
+    state = start_state(state, MLSTMState, empty)
     inputs = [q, k, v, i_pre, f_pre]
     return drive("mlstm", inputs, state, lengths, reset, kernel, options={"chunk_size": chunk_size, "eps": eps})
 
@@ -286,8 +286,9 @@ def drive(cell: str, inputs: list[Tensor], state, lengths, reset, kernel: str, *
     B, T = x.shape[:2]
     lengths, reset = check_lengths(lengths, B, T, x.device), check_reset(reset, B, T)
     compute = choose(cell, x, kernel)
-    if x.numel() == 0 and 0 in (B, T):
-        return x.new_zeros(*x.shape[:2], *state[0].shape[1:-1], width_of_h(cell, state)), state
+    if 0 in (B, T):
+        width = state.C.shape[-1] if cell == "mlstm" else state.h.shape[-1]
+        return x.new_zeros(B, T, state[0].shape[1], width), state
     valid = None if lengths is None else steps_within(lengths, T)
     dtype = state[0].dtype
     inputs = [clean(each, valid).to(dtype) for each in inputs]
@@ -297,29 +298,27 @@ def drive(cell: str, inputs: list[Tensor], state, lengths, reset, kernel: str, *
     return clean(h, valid).to(x.dtype), state
 
 
-def width_of_h(cell: str, state) -> int:
-    return state.C.shape[-1] if cell == "mlstm" else state.h.shape[-1]
-
-
 def clean(x: Float[Tensor, "B T ..."], valid: Bool[Tensor, "B T"] | None) -> Tensor:
     """Zero past each row's end, by `where`: whatever stands in the padding, NaN too, is never multiplied."""
     return x if valid is None else torch.where(valid.view(*valid.shape, *[1] * (x.dim() - 2)), x, 0)
 
 
-def compute_dtype(*tensors: Tensor) -> torch.dtype:
+def compute_dtype(kind: type, state, *tensors: Tensor) -> torch.dtype:
     """The dtype of states and sums: float32, or wider if any tensor is."""
+    if state is not None and not (isinstance(state, tuple) and len(state) == len(kind._fields) and all(
+        isinstance(x, Tensor) for x in state
+    )):  # fmt: skip
+        raise ValueError(f"state must be a {kind.__name__}({', '.join(kind._fields)}) of tensors, or None, got {state!r}")
     dtype = torch.float32
-    for x in tensors:
+    for x in (*tensors, *(state or ())):
         dtype = torch.promote_types(dtype, x.dtype)
     return dtype
 
 
-def start_state(state, kind: type, empty, shapes: str):
-    """The given state, checked and in the compute dtype, or the empty one."""
+def start_state(state, kind: type, empty):
+    """The given state, its shapes checked, in the compute dtype; or the empty one."""
     if state is None:
         return empty
-    if not isinstance(state, tuple) or len(state) != len(empty):
-        raise ValueError(f"state must be a {kind.__name__} ({', '.join(kind._fields)}: {shapes}), not {state!r}")
     for name, given, want in zip(kind._fields, state, empty, strict=True):
         if given.shape != want.shape:
             raise ValueError(f"state.{name} has shape {tuple(given.shape)}; these inputs take {tuple(want.shape)}")
@@ -348,7 +347,7 @@ def one_of(name: str, value: str, allowed) -> None:
 def check_lengths(lengths, B: int, T: int, device: torch.device) -> Int[Tensor, "B"] | None:
     if lengths is None:
         return None
-    lengths = torch.as_tensor(lengths)
+    lengths = torch.as_tensor(lengths, dtype=None if len(lengths) else torch.long)
     if lengths.shape != (B,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ValueError(
             f"lengths must be {B} whole numbers, one a row, got shape {tuple(lengths.shape)} of {lengths.dtype}"

@@ -28,10 +28,9 @@ def run(
     valid = steps_within(lengths, steps).unbind(1) if lengths is not None else [None] * steps
     outputs = []
     for t, x in enumerate(zip(*(each.unbind(1) for each in inputs), strict=True)):
-        if (cut := resets[t]) is not None:
-            state = pick(cut, start, state)
-        h, new = step(*x, state)
-        state = new if (keep := valid[t]) is None else pick(keep, new, state)
+        before = state if (cut := resets[t]) is None else pick(cut, start, state)
+        h, after = step(*x, before)
+        state = after if (keep := valid[t]) is None else pick(keep, after, state)
         outputs.append(h)
     return torch.stack(outputs, 1), state
 

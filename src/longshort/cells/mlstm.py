@@ -165,8 +165,8 @@ class Chunks(NamedTuple):
 
 def chunkwise_forward(q, k, v, i_gate, log_f, state: MLSTMState, L: int, eps: float):
     """All chunks of L steps at once. Returns h, still in chunks (B, c, N, L, V), the last state, and the `Chunks`."""
-    q, k, v = split(q, L, 0) * q.shape[-1] ** -0.5, split(k, L, 0), split(v, L, 0)
-    i_gate, log_f = split(i_gate, L, -torch.inf), split(log_f, L, 0)
+    q, k, v = split(q, L, 0.0) * q.shape[-1] ** -0.5, split(k, L, 0.0), split(v, L, 0.0)
+    i_gate, log_f = split(i_gate, L, -torch.inf), split(log_f, L, 0.0)
     v1 = F.pad(v, (0, 1), value=1.0)
     D = segment_sums(log_f).add_(i_gate[..., None, :])
     decay, to_end, peak = log_f.cumsum(-1), D[..., -1, :].clone(), D.detach().amax(-1)
@@ -287,7 +287,7 @@ def differentiable_backward(inputs, L: int, eps: float, dh, dC, dn) -> tuple[Ten
 def chunkwise_backward(chunks: Chunks, dh, dC, dn) -> tuple[Tensor, ...]:
     """The gradients of q, k, v, i_gate, log_f, the start C and the start n. Letters as in `chunkwise_forward`."""
     q, k, v1, h, weight, S, C1, read, write, carry, bound, slope = chunks
-    dh = split(dh, h.shape[-2], 0)
+    dh = split(dh, h.shape[-2], 0.0)
     # h = num / bound: divide by the bound twice, never by its square.
     dnum1 = torch.empty_like(v1)
     dnum = torch.div(dh, bound[..., None], out=dnum1[..., :-1])

@@ -1,0 +1,99 @@
+"""What a training run tells: a bar on a terminal, a plain line every N steps elsewhere, and metrics.jsonl always."""
+
+import json
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from longshort.config import TrainConfig
+
+WARM = 5  # steps left out of the speed: the first are slower
+
+
+class Progress:
+    """Reports steps and looks at held-out text; a context manager."""
+
+    def __init__(self, config: TrainConfig, folder: Path, step: int):
+        self.config = config
+        self.path = folder / "metrics.jsonl"
+        self._forget_after(step)
+        self.losses: list[float] = []
+        self.begun, self.timed_from, self.tokens = step, None, 0
+        self.heldout = math.nan
+        self.console = Console(highlight=False)
+        self.bar = self._make_bar() if self.console.is_terminal else None
+
+    def _forget_after(self, step: int) -> None:
+        """Drop lines past the step a resumed run goes on from: they will be written again."""
+        lines = self.path.read_text().splitlines() if self.path.exists() and step else []
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+        self.path.write_text("".join(line + "\n" for line in kept))
+
+    def _make_bar(self) -> Bar:
+        columns = (BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
+        bar = Bar(*columns, console=self.console)
+        self.task = bar.add_task("", total=self.config.steps, completed=self.begun, told="")
+        return bar
+
+    def __enter__(self) -> "Progress":
+        if self.bar:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def step(self, step: int, loss: float, norm: float, lr: float, tokens: int) -> None:
+        """One optimizer step was made."""
+        self.losses.append(loss)
+        if step - self.begun == min(WARM, self.config.steps - self.begun - 1):
+            self.timed_from, self.tokens = (time.perf_counter(), step), 0
+        else:
+            self.tokens += tokens
+        if step % self.config.log_every and step != self.config.steps:
+            return
+        speed, left = self._speed(step)
+        line = {"step": step, "loss": sum(self.losses) / len(self.losses), "lr": lr, "norm": norm}
+        self._write(line | ({"tokens_per_second": round(speed)} if speed else {}))
+        self.losses = []
+        self._tell(step, line, speed, left)
+
+    def _speed(self, step: int) -> tuple[float, float]:
+        """Tokens a second and seconds left, warm-up steps not counted; 0 until known."""
+        if self.timed_from is None or step <= self.timed_from[1]:
+            return 0.0, 0.0
+        seconds = time.perf_counter() - self.timed_from[0]
+        return self.tokens / seconds, seconds / (step - self.timed_from[1]) * (self.config.steps - step)
+
+    def _tell(self, step: int, line: dict[str, float], speed: float, left: float) -> None:
+        told = f"loss {line['loss']:.3f}"
+        told += "" if math.isnan(self.heldout) else f" | held-out {self.heldout:.3f} bits/char"
+        told += f" | lr {line['lr']:.1e} | grad {line['norm']:.2f}"
+        told += f" | {speed:,.0f} tok/s | {int(left) // 60}:{int(left) % 60:02d} left" if speed else ""
+        if self.bar:
+            self.bar.update(self.task, completed=step, told=told)
+        else:
+            self.say(f"step {step}/{self.config.steps} ({step / self.config.steps:.0%}) | {told}")
+
+    def evaluated(self, step: int, heldout: float, sample: str) -> None:
+        """Held-out text was scored and a sample written."""
+        self.heldout = heldout
+        self._write({"step": step, "heldout": heldout})
+        shown = "\n".join("    " + line for line in sample.strip().splitlines())
+        self.say(f"step {step} | held-out {heldout:.3f} bits/char" + (f" | sample:\n{shown}" if shown else ""))
+
+    def say(self, text: str) -> None:
+        """A line for people."""
+        self.console.print(text, markup=False, soft_wrap=True)
+        sys.stdout.flush()
+
+    def _write(self, line: dict[str, float]) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(line) + "\n")

@@ -1,0 +1,388 @@
+"""The doors: every cell and form gives one answer and one state, on any batch, cut anywhere, at any gates."""
+
+import pytest
+import torch
+from problems import CASES, LENGTHS, TOLERANCE, assert_same, content, everything, problem, raw
+
+from longshort import functional
+from longshort.functional import KERNELS, MLSTMState, choose, lstm, mlstm, rnn, slstm
+
+F64 = TOLERANCE[torch.float64]
+LOOPS = [case for case in CASES if not case.startswith("mlstm")]
+FORMS = ["mlstm-reference", "mlstm-parallel", "mlstm-chunkwise"]
+
+# ---- forms: step = sequence, cut anywhere = whole ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_step_equals_the_sequence(case):
+    p = problem(case, T=5)
+    h, last = p.run()
+    step = getattr(functional, f"{p.door}_step")
+    state, outputs = p.state, []
+    R = [p.weights["R"]] if "R" in p.weights else []
+    extra = {k: x for k, x in p.weights.items() if k != "R"}
+    for t in range(5):
+        h_t, state = step(*(x[:, t] for x in p.inputs.values()), *R, state, **extra, **p.options)
+        outputs.append(h_t)
+    got = {"h": torch.stack(outputs, 1), **content(state)}
+    assert_same(got, {"h": h, **content(last)}, F64)
+
+
+@pytest.mark.parametrize("cut", [1, 4, 6])
+@pytest.mark.parametrize("case", CASES)
+def test_a_sequence_cut_anywhere_equals_the_whole(case, cut):
+    def in_two(p):
+        h1, middle = p.part(0, cut, p.state).run()
+        h2, last = p.part(cut, 7, middle).run()
+        return torch.cat([h1, h2], 1), last
+
+    whole = problem(case, T=7)
+    want = everything(whole)
+    assert_same(everything(whole, run=in_two), want, F64)
+
+
+@pytest.mark.parametrize("cuts", ["", "lengths", "reset", "lengths reset"])
+@pytest.mark.parametrize("T", LENGTHS)
+def test_mlstm_forms_give_one_answer_and_one_state(T, cuts):
+    p = problem("mlstm-reference", T=T, B=3)
+    more = {}
+    if "lengths" in cuts:
+        more["lengths"] = torch.tensor([T, T // 2, 0])
+    if "reset" in cuts:
+        more["reset"] = torch.rand(3, T) < 0.3
+    want = everything(p, **more)
+    assert_same(everything(p, kernel="parallel", **more), want, F64)
+    for chunk_size in (1, 2, 7, 64, 1000):
+        assert_same(everything(p, kernel="chunkwise", chunk_size=chunk_size, **more), want, F64)
+
+
+@pytest.mark.parametrize(("K", "V"), [(1, 1), (1, 5), (17, 2), (22, 3)])
+def test_mlstm_takes_any_key_and_value_widths(K, V):
+    random = torch.randn(2, 9, 3, 2 * K + V + 2, dtype=torch.float64)
+    q, k, v, gates = random.split([K, K, V, 2], -1)
+    want = mlstm(q, k, v, *gates.unbind(-1), kernel="reference")
+    for kernel in ("parallel", "chunkwise"):
+        h, state = mlstm(q, k, v, *gates.unbind(-1), kernel=kernel, chunk_size=4)
+        assert_same({"h": h, **state._asdict()}, {"h": want[0], **want[1]._asdict()}, F64)
+
+
+def test_mlstm_accepts_a_stabiliser_below_zero():
+    p = problem("mlstm-reference")
+    shifted = p.state._replace(C=p.state.C * 20, n=p.state.n * 20, m=p.state.m - torch.tensor(20.0).double().log())
+    same = p._replace(state=p.state._replace(m=p.state.m))
+    want = same.run()
+    for kernel in KERNELS["mlstm"]:
+        h, last = p._replace(state=shifted).run(kernel=kernel)
+        assert_same({"h": h, **content(last)}, {"h": want[0], **content(want[1])}, F64)
+
+
+@pytest.mark.parametrize("eps", [1e-6, 1e-2])
+def test_mlstm_eps_is_added_after_the_maximum(eps):
+    p = problem("mlstm-reference", T=1)._replace(state=None)
+    q, k, v, i, _ = (x[:, 0].double() for x in p.inputs.values())
+    m = i.clamp(min=0)
+    weight = (i - m).exp()
+    score = weight * (q * k).sum(-1) * q.shape[-1] ** -0.5
+    want = (score / (score.abs().maximum((-m).exp()) + eps))[..., None] * v
+    for kernel in KERNELS["mlstm"]:
+        torch.testing.assert_close(p.run(kernel=kernel, eps=eps)[0][:, 0], want, rtol=0, atol=1e-14)
+
+
+# ---- gradients --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cuts", ["", "lengths reset"])
+@pytest.mark.parametrize("case", CASES)
+def test_gradients_are_exact_to_second_order(case, cuts):
+    p = problem(case, T=3, B=2, N=1, H=2)
+    if case == "rnn-relu":  # away from its kink
+        p = p._replace(inputs={"x_pre": p.inputs["x_pre"] + 0.05 * p.inputs["x_pre"].sign()})
+    more = {"lengths": torch.tensor([3, 2]), "reset": torch.tensor([[0, 1, 0], [0, 0, 0]]).bool()} if cuts else {}
+    if case == "mlstm-chunkwise":
+        more["chunk_size"] = 2
+    names = [*p.inputs, *p.weights, *(k for k in p.state._fields if k != "m")]
+
+    def answer(*tensors):
+        given = dict(zip(names, tensors, strict=True))
+        inputs, weights = ({k: given[k] for k in xs} for xs in (p.inputs, p.weights))
+        state = type(p.state)(*(given.get(k, x) for k, x in p.state._asdict().items()))
+        h, last = p._replace(inputs=inputs, weights=weights, state=state).run(**more)
+        return h, *content(last).values()
+
+    tensors = [x.clone().requires_grad_() for x in (*p.inputs.values(), *p.weights.values())]
+    tensors += [x.clone().requires_grad_() for k, x in p.state._asdict().items() if k != "m"]
+    assert torch.autograd.gradcheck(answer, tensors)
+    assert torch.autograd.gradgradcheck(answer, tensors)
+
+
+@pytest.mark.parametrize("case", FORMS)
+def test_transforms_see_plain_operations(case):
+    p = problem(case, T=6)
+    def f(q):
+        return p._replace(inputs=p.inputs | {"q": q}).run()[0]
+
+    q, dq = p.inputs["q"], torch.randn_like(p.inputs["q"])
+    _, forward = torch.func.jvp(f, (q,), (dq,))
+    numeric = (f(q + 1e-6 * dq) - f(q - 1e-6 * dq)) / 2e-6
+    torch.testing.assert_close(forward, numeric, rtol=1e-6, atol=1e-8)
+
+
+# ---- lengths, resets, batch mates -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_lengths_mean_each_row_alone_whatever_is_in_the_padding(case):
+    p, lengths = problem(case, T=7, B=4), [7, 4, 1, 0]
+    poisoned = {k: x.clone() for k, x in p.inputs.items()}
+    for x in poisoned.values():
+        for b, length in enumerate(lengths):
+            x[b, length:] = torch.nan
+    got = everything(p._replace(inputs=poisoned), lengths=lengths)
+    assert not any(x.isnan().any() for x in got.values())
+    for b, length in enumerate(lengths):
+        row = p.rows(slice(b, b + 1)).part(0, length, p.rows(slice(b, b + 1)).state)
+        h, last = row.run()
+        alone = {"h": h, **{f"last {k}": x for k, x in content(last).items()}}
+        here = {k: (x[b : b + 1, :length] if k == "h" else x[b : b + 1]) for k, x in got.items() if k in alone}
+        assert_same(here, alone, F64)
+        assert (got["h"][b, length:] == 0).all()
+        for name in p.inputs:
+            assert (got[f"d {name}"][b, length:] == 0).all()
+    zeros = everything(p._replace(inputs={k: x.nan_to_num(0) for k, x in poisoned.items()}), lengths=lengths)
+    assert_same(got, zeros, 0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_reset_means_separate_calls(case):
+    T, cuts = 9, [0, 3, 4, 9]
+    p = problem(case, T=T, B=1)
+    reset = torch.zeros(1, T, dtype=torch.bool)
+    reset[0, cuts[1:-1]] = True
+
+    def in_pieces(p):
+        pieces = [p.part(a, b, p.state if a == 0 else None).run() for a, b in zip(cuts, cuts[1:], strict=False)]
+        return torch.cat([h for h, _ in pieces], 1), pieces[-1][1]
+
+    assert_same(everything(p, reset=reset), everything(p, run=in_pieces), F64)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_gradient_crosses_a_reset(case):
+    p = problem(case, T=6, B=1)
+    reset = torch.zeros(1, 6, dtype=torch.bool)
+    reset[0, 3] = True
+    for name, x in p.inputs.items():
+        def late(value, name=name):
+            return p._replace(inputs=p.inputs | {name: value}).run(reset=reset)[0][:, 3:]
+
+        jacobian = torch.autograd.functional.jacobian(late, x)
+        before = jacobian.movedim(-(x.dim() - 1), 0)[:3]  # the axis of the input's time, first
+        assert (before == 0).all(), name
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_row_never_depends_on_its_batch_mates(case):
+    p = problem(case, T=4, B=4)
+    empty = p._replace(state=None).rows([0]).part(0, 0).run()[1]
+    state = type(p.state)(*(torch.cat([e, x[1:]]) for e, x in zip(empty, p.state, strict=True)))
+    inputs = {k: x.clone() for k, x in p.inputs.items()}
+    for name in ("x_pre",) if "x_pre" in inputs else ("i_pre", "f_pre"):
+        inputs[name][0, 0] = -110
+        inputs[name][2] = 0
+        if p.door in ("slstm", "mlstm"):
+            gate = inputs[name][3] if p.door == "mlstm" else inputs[name][3, :, :2]
+            gate.fill_(-torch.inf)
+    mixed = p._replace(inputs=inputs, state=state)
+    h, last = mixed.run()
+    for b in range(4):
+        h_alone, alone = mixed.rows([b]).run()
+        got = {"h": h[[b]], **{k: x[[b]] for k, x in content(last).items()}}
+        assert_same(got, {"h": h_alone, **content(alone)}, F64)
+        assert h[b].isfinite().all()
+
+
+# ---- extremes ---------------------------------------------------------------------------------------------------------
+
+BIG = 1e4
+
+
+def extreme(case, what, T=9, dtype=torch.float64):
+    """A problem with its exponential and forget gates at the limits."""
+    p = problem(case, T=T, dtype=dtype)._replace(state=None)
+    gates = {"slstm": lambda p: [p.inputs["x_pre"][:, :, 0], p.inputs["x_pre"][:, :, 1]]}.get(
+        p.door, lambda p: [p.inputs["i_pre"], p.inputs["f_pre"]] if p.door == "mlstm" else list(p.inputs["x_pre"].unbind(2))
+    )(p)
+    for g, gate in enumerate(gates):
+        if what == "alternating":
+            gate[:] = BIG * (-1.0) ** torch.arange(T).add(g).view(1, T, *[1] * (gate.dim() - 2))
+        elif what == "random":
+            gate[:] = BIG * torch.randn(gate.shape, generator=torch.Generator().manual_seed(g), dtype=torch.float64)
+        elif what == "first -inf":
+            gate[:, 0] = -torch.inf
+        elif what == "all -inf":
+            gate[:] = -torch.inf
+        elif what == "inputs -inf" and g == 0:
+            gate[:] = -torch.inf
+        elif what == "forget -inf" and g == 1:
+            gate[:, ::3] = -torch.inf
+        else:
+            gate[:] = {"up": BIG, "down": -BIG}.get(what, gate)
+    return p
+
+
+EXTREMES = ["up", "down", "alternating", "random", "first -inf", "all -inf", "inputs -inf", "forget -inf"]
+
+
+@pytest.mark.parametrize("what", EXTREMES)
+@pytest.mark.parametrize("case", ["slstm-sigmoid", "slstm-exp", *FORMS, "lstm-2000"])
+def test_extreme_gates_are_finite_and_right(case, what):
+    if case == "lstm-2000" and "inf" in what:
+        pytest.skip("an LSTM's gates all pass through a sigmoid or a tanh; -inf into tanh is a value like another")
+    want = everything(extreme(case, what), means=raw)
+    assert all(x.isfinite().all() for name, x in want.items() if name != "last m")
+    if case in FORMS:
+        assert_same(want, everything(extreme("mlstm-reference", what), means=raw), 1e-11)
+    single = everything(extreme(case, what).to(torch.float32), means=raw)
+    assert all(x.isfinite().all() for name, x in single.items() if name != "last m")
+    # A pre-activation of 1e4 is itself rounded to 1e-3 in float32, and an exponential shows it.
+    assert_same({"h": single["h"]}, {"h": want["h"]}, 2e-3)
+
+
+@pytest.mark.parametrize("case", FORMS)
+def test_mlstm_query_that_matches_nothing_at_large_m(case):
+    """One-hot keys and a query orthogonal to all of them, i_pre = 60: 0/0 without the third floor."""
+    T, K = 6, 8
+    k = torch.eye(K)[:T].view(1, T, 1, K)
+    q = torch.eye(K)[-1].expand(1, T, 1, K)
+    inputs = [x.clone().requires_grad_() for x in (q, k, torch.randn(1, T, 1, 3), torch.full((1, T, 1), 60.0))]
+    h, _ = mlstm(*inputs, torch.full((1, T, 1), 5.0), kernel=case.split("-")[1], chunk_size=4)
+    h.sum().backward()
+    assert (h == 0).all()
+    assert all(x.grad.isfinite().all() for x in inputs)
+
+
+@pytest.mark.parametrize("case", ["rnn-tanh", "lstm-2000", "slstm-sigmoid", "mlstm-chunkwise"])
+def test_a_hundred_thousand_steps(case):
+    """Finite and right in float32 at T = 100,000: the last stretch equals a float64 run that starts just before it."""
+    T, tail = 100_000, 2_000
+    p = problem(case, T=T, B=1, N=1, H=1, dtype=torch.float32)._replace(state=None)
+    if case == "mlstm-chunkwise":
+        p = p._replace(options={"kernel": "chunkwise", "chunk_size": 64})
+    leaves = {k: x.requires_grad_() for k, x in p.inputs.items()}
+    h, last = p._replace(inputs=leaves).run()
+    h.square().mean().backward()
+    assert h.isfinite().all()
+    assert all(x.isfinite().all() for x in last)
+    assert all(x.grad.isfinite().all() for x in leaves.values())
+    with torch.no_grad():
+        short = p.to(torch.float64).part(T - tail, T).run()[0]
+    torch.testing.assert_close(h[:, -100:].double(), short[:, -100:], rtol=0, atol=1e-3)
+
+
+# ---- dtypes, empty axes, views ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("case", CASES)
+def test_dtype_of_h_is_the_inputs_and_of_the_state_float32_or_wider(case, dtype):
+    p = problem(case, T=65, dtype=dtype)
+    rounded = p.to(torch.float64)  # the same numbers, so only the computation's rounding shows
+    h, last = p._replace(state=None).run()
+    assert h.dtype == dtype
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    assert all(x.dtype == wide for x in last)
+    if dtype != torch.float64:
+        got, want = everything(p, means=raw), everything(rounded, means=raw)
+        assert all(x.isfinite().all() for x in got.values())
+        assert_same(got, want, TOLERANCE[dtype])
+
+
+def test_autocast_leaves_states_and_sums_in_float32():
+    p = problem("slstm-sigmoid", T=9, dtype=torch.float32)
+    want = p.run()
+    with torch.autocast("cpu", torch.bfloat16):
+        got = p.run()
+    assert_same({"h": got[0], **got[1]._asdict()}, {"h": want[0], **want[1]._asdict()}, 0)
+
+
+@pytest.mark.parametrize(("B", "T"), [(0, 4), (2, 0), (0, 0)])
+@pytest.mark.parametrize("case", CASES)
+def test_empty_axes_return_the_state_unchanged(case, B, T):
+    p = problem(case, T=max(T, 1), B=B).part(0, T)
+    p = p._replace(state=problem(case, B=B).state)
+    h, last = p.run(lengths=[0] * B, reset=torch.zeros(B, T, dtype=torch.bool))
+    assert h.shape[:2] == (B, T)
+    assert h.shape[2:] == problem(case).run()[0].shape[2:]
+    assert_same(last._asdict(), p.state._asdict(), 0)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_non_contiguous_inputs_and_nobodys_tensor_is_written_to(case):
+    p = problem(case, T=7)
+    strided = p._replace(inputs={k: x.transpose(0, 1).contiguous().transpose(0, 1) for k, x in p.inputs.items()})
+    before = [x.clone() for x in (*strided.inputs.values(), *p.weights.values(), *p.state)]
+    assert_same(everything(strided), everything(p), F64)
+    h, last = strided.run()
+    h.mul_(0)
+    for x in last:
+        x.mul_(0)
+    after = (*strided.inputs.values(), *p.weights.values(), *p.state)
+    assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
+
+
+# ---- the choice of kernel, and bad input ------------------------------------------------------------------------------
+
+
+def test_choose_takes_the_fastest_that_can_and_never_falls_back_in_silence():
+    from longshort.cells import mlstm as cell
+
+    x = torch.zeros(1, 5, 1, 2)
+    assert choose("mlstm", x) is cell.mlstm_chunkwise
+    assert choose("mlstm", x[:, :1]) is cell.mlstm_reference
+    assert choose("mlstm", x, "parallel") is cell.mlstm_parallel
+    with pytest.raises(ValueError, match="mlstm has no kernel 'chunky'; it has chunkwise, parallel, reference, and auto"):
+        choose("mlstm", x, "chunky")
+
+
+def test_a_kernel_that_cannot_run_says_why(monkeypatch):
+    monkeypatch.setitem(KERNELS["rnn"], "gpu", functional.Kernel("nowhere", "rnn", device="cuda"))
+    monkeypatch.setitem(KERNELS["rnn"], "extra", functional.Kernel("nowhere", "rnn", needs="no_such_package"))
+    monkeypatch.setitem(KERNELS["rnn"], "half", functional.Kernel("nowhere", "rnn", dtypes=(torch.float16,)))
+    x, R = torch.zeros(1, 2, 1, 2), torch.zeros(1, 2, 2)
+    for kernel, why in [("gpu", "cuda.*cpu"), ("extra", "no_such_package"), ("half", "float16.*float32")]:
+        with pytest.raises(ValueError, match=f"cannot use kernel='{kernel}' here: .*{why}"):
+            rnn(x, R, kernel=kernel)
+
+
+X, R = torch.zeros(2, 5, 4, 1, 3), torch.zeros(4, 1, 3, 3)
+Q, GATE = torch.zeros(2, 5, 1, 3), torch.zeros(2, 5, 1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: rnn(X, R), r"x_pre must be \(B, T, N, H\), got shape \(2, 5, 4, 1, 3\)"),
+        (lambda: rnn(Q, R[0], nonlinearity="sin"), "nonlinearity='sin' is not one of 'tanh', 'relu'"),
+        (lambda: lstm(X, R[:3]), r"R must be \(G, N, H, P\) = \(4, 1, 3, 3\) here, got \(3, 1, 3, 3\)"),
+        (lambda: lstm(X, R, forget="one"), "forget='one' takes 3 gates, x_pre has 4"),
+        (lambda: lstm(X, R, proj=torch.zeros(1, 2, 4)), r"proj must be \(N, P, H\) = \(1, 2, 3\) here"),
+        (lambda: lstm(X.long(), R), "x_pre must be floating point, got torch.int64"),
+        (lambda: slstm(X[:, :, :3], R), r"x_pre must be \(B, T, 4, N, H\)"),
+        (lambda: slstm(X, R, forget="tanh"), "forget='tanh' is not one of 'sigmoid', 'exp'"),
+        (lambda: slstm(X, R, (1, 2, 3)), "state must be a SLSTMState"),
+        (lambda: mlstm(Q, Q[:, :4], Q, GATE, GATE), r"k must be \(B, T, N, K\), q's shape = \(2, 5, 1, 3\) here"),
+        (lambda: mlstm(Q, Q, Q, GATE, GATE[..., 0]), r"f_pre must be \(B, T, N\)"),
+        (lambda: mlstm(Q, Q, Q, GATE, GATE, chunk_size=0), "chunk_size=0: a chunk holds at least 1 step"),
+        (lambda: mlstm(Q, Q, Q, GATE, GATE, MLSTMState(Q, Q, Q)), r"state.C has shape .*take \(2, 1, 3, 3\)"),
+        (lambda: lstm(X, R, lengths=[5]), r"lengths must be 2 whole numbers, one a row, got shape \(1,\)"),
+        (lambda: lstm(X, R, lengths=[6, 1]), "lengths must be between 0 and T=5, got 1 to 6"),
+        (lambda: lstm(X, R, lengths=torch.zeros(2)), "lengths must be 2 whole numbers"),
+        (lambda: lstm(X, R, reset=torch.zeros(2, 4, dtype=torch.bool)), r"reset must be a bool tensor .* \(2, 5\)"),
+        (lambda: lstm(X, R, reset=torch.zeros(2, 5)), "reset must be a bool tensor"),
+    ],
+)
+def test_bad_input_is_an_error_in_words(call, message):
+    with pytest.raises((ValueError, TypeError), match=message) as error:
+        call()
+    assert isinstance(error.value, ValueError)
