@@ -8,6 +8,7 @@ import re
 import stat
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -18,8 +19,8 @@ from longshort.checkpoints import FORMATS, CheckpointError, export, load, newest
 from longshort.config import xLSTMConfig
 from longshort.model import xLSTMLM
 
-SMALL = dict(embedding_dim=16, vocab_size=11, num_heads=2, eps=1e-6)
-LARGE = dict(SMALL, block="7b", round_up_to=16)
+SMALL: dict[str, Any] = dict(embedding_dim=16, vocab_size=11, num_heads=2, eps=1e-6)
+LARGE: dict[str, Any] = dict(SMALL, block="7b", round_up_to=16)
 PAPER = {
     "mixed": xLSTMConfig(**SMALL, num_blocks=3, slstm_at=(1,)),
     "mlstm": xLSTMConfig(**SMALL, num_blocks=2, conv1d_kernel_size=3, qkv_proj_blocksize=8),
@@ -208,15 +209,16 @@ def test_load_of_a_small_model_takes_a_matrix_stored_once_as_tied(dropped, tmp_p
 
 # ---- the names that others use, as PEERS lists them ------------------------------------------------------------------
 
-NAMES_7B = """
-    backbone.blocks.0.norm_mlstm.weight backbone.blocks.0.mlstm_layer.q.weight backbone.blocks.0.mlstm_layer.k.weight
-    backbone.blocks.0.mlstm_layer.v.weight backbone.blocks.0.mlstm_layer.ogate_preact.weight
-    backbone.blocks.0.mlstm_layer.out_proj.weight backbone.blocks.0.mlstm_layer.igate_preact.weight
-    backbone.blocks.0.mlstm_layer.igate_preact.bias backbone.blocks.0.mlstm_layer.fgate_preact.weight
-    backbone.blocks.0.mlstm_layer.fgate_preact.bias backbone.blocks.0.mlstm_layer.multihead_norm.weight
-    backbone.blocks.0.norm_ffn.weight backbone.blocks.0.ffn.proj_up_gate.weight backbone.blocks.0.ffn.proj_up.weight
-    backbone.blocks.0.ffn.proj_down.weight backbone.out_norm.weight lm_head.weight
-""".split()
+NAMES_7B = [
+    "backbone.blocks.0.norm_mlstm.weight", "backbone.blocks.0.mlstm_layer.q.weight",
+    "backbone.blocks.0.mlstm_layer.k.weight", "backbone.blocks.0.mlstm_layer.v.weight",
+    "backbone.blocks.0.mlstm_layer.ogate_preact.weight", "backbone.blocks.0.mlstm_layer.out_proj.weight",
+    "backbone.blocks.0.mlstm_layer.igate_preact.weight", "backbone.blocks.0.mlstm_layer.igate_preact.bias",
+    "backbone.blocks.0.mlstm_layer.fgate_preact.weight", "backbone.blocks.0.mlstm_layer.fgate_preact.bias",
+    "backbone.blocks.0.mlstm_layer.multihead_norm.weight", "backbone.blocks.0.norm_ffn.weight",
+    "backbone.blocks.0.ffn.proj_up_gate.weight", "backbone.blocks.0.ffn.proj_up.weight",
+    "backbone.blocks.0.ffn.proj_down.weight", "backbone.out_norm.weight", "lm_head.weight",
+]  # fmt: skip
 FUSED_SHAPES = {
     "backbone.blocks.0.mlstm_layer.qkv_opreact.weight": (8 + 8 + 16 + 16, 16),
     "backbone.blocks.0.mlstm_layer.ifgate_preact.weight": (4, 16),
@@ -255,20 +257,23 @@ SHAPES_SMALL = {
     "token_embedding.weight": (16, 16),
     "lm_head.weight": (16, 16),
 }
-HF_FIELDS = """
-    vocab_size hidden_size embedding_dim num_hidden_layers num_blocks num_heads use_bias norm_reduction_force_float32
-    tie_word_embeddings add_out_norm norm_eps qk_dim_factor v_dim_factor chunkwise_kernel sequence_kernel step_kernel mode
-    chunk_size return_last_states autocast_kernel_dtype eps inference_state_dtype ffn_proj_factor
-    ffn_round_up_to_multiple_of gate_soft_cap output_logit_soft_cap weight_mode use_cache max_inference_chunksize
-    pad_token_id bos_token_id eos_token_id
-""".split()
+HF_FIELDS = [
+    "vocab_size", "hidden_size", "embedding_dim", "num_hidden_layers", "num_blocks", "num_heads", "use_bias",
+    "norm_reduction_force_float32", "tie_word_embeddings", "add_out_norm", "norm_eps", "qk_dim_factor", "v_dim_factor",
+    "chunkwise_kernel", "sequence_kernel", "step_kernel", "mode", "chunk_size", "return_last_states",
+    "autocast_kernel_dtype", "eps", "inference_state_dtype", "ffn_proj_factor", "ffn_round_up_to_multiple_of",
+    "gate_soft_cap", "output_logit_soft_cap", "weight_mode", "use_cache", "max_inference_chunksize", "pad_token_id",
+    "bos_token_id", "eos_token_id",
+]  # fmt: skip
 
 
 def stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(weight.shape) for name, weight in load_file(folder / "model.safetensors").items()}
 
 
-@pytest.mark.parametrize("format, embedding", [("hf", "backbone.embeddings.weight"), ("nxai-large", "embedding.weight")])
+@pytest.mark.parametrize(
+    "format, embedding", [("hf", "backbone.embeddings.weight"), ("nxai-large", "embedding.weight")]
+)
 def test_export_of_7b_blocks_uses_their_names(format, embedding, tmp_path):
     export(build(xLSTMConfig(**LARGE, num_blocks=1)), tmp_path, format)
     assert stored_shapes(tmp_path).keys() == {*NAMES_7B, embedding}
@@ -282,7 +287,8 @@ def test_export_of_fused_weights_uses_their_names_and_rows(tmp_path):
     parts = ("mlstm_layer.q.", "mlstm_layer.k.", "mlstm_layer.v.", "gate_preact", "proj_up_gate.", "proj_up.")
     kept = {name for name in NAMES_7B if not any(part in name for part in parts)}
     assert shapes.keys() == {*FUSED_SHAPES, *kept, "embedding.weight"}
-    stored, mixer = load_file(tmp_path / "model.safetensors"), model.stack.blocks[0].mixer
+    stored = load_file(tmp_path / "model.safetensors")
+    mixer: Any = model.stack.blocks[0].mixer
     rows = torch.cat([mixer.q.weight, mixer.k.weight, mixer.v.weight, mixer.o_gate.weight])
     assert torch.equal(stored["backbone.blocks.0.mlstm_layer.qkv_opreact.weight"], rows)
 
@@ -426,8 +432,8 @@ TAMPERED_HF = {
     "no factor": (lambda f: edit_settings(f, ffn_proj_factor=None), rf"{CONFIG}: .*'ffn_proj_factor' is missing"),
     "other factor": (lambda f: edit_settings(f, ffn_proj_factor=5.0), rf"{MODEL}: wrong tensors: .*ffn"),
     "zero cap": (lambda f: edit_settings(f, gate_soft_cap=0.0), rf"{CONFIG}: gate_soft_cap=0 makes everything 0"),
-    "renamed": (lambda f: edit_weights(f, lambda w: w.update({"embedding.weight": w.pop("backbone.embeddings.weight")})),
-                rf"{MODEL}: missing tensors: backbone\.embeddings\.weight"),
+    "other name": (lambda f: edit_weights(f, lambda w: w.update({"embedding": w.pop("backbone.embeddings.weight")})),
+                   rf"{MODEL}: missing tensors: backbone\.embeddings\.weight"),
 }  # fmt: skip
 
 
@@ -443,7 +449,10 @@ def test_load_of_hugging_face_names_what_is_wrong(name, tmp_path):
 BAD_INDEX = {
     "no map": ({}, "its weight_map should say"),
     "no names": ({"weight_map": {"a": 3}}, "its weight_map should say"),
-    "outside": ({"weight_map": {"a": "../x.safetensors"}}, r"'\.\./x\.safetensors' is not the name of a file beside it"),
+    "outside": (
+        {"weight_map": {"a": "../x.safetensors"}},
+        r"'\.\./x\.safetensors' is not the name of a file beside it",
+    ),
     "absent": ({"weight_map": {"a": "x.safetensors"}}, r"x\.safetensors is not a whole safetensors file: No such file"),
 }
 
@@ -490,12 +499,14 @@ def test_load_of_a_small_model_names_what_is_wrong(name, tmp_path):
         load(tmp_path)
 
 
-def test_load_of_a_small_model_reads_what_tensors_cannot_show(tmp_path):
+@pytest.mark.parametrize(
+    "block, words",
+    [({"feedforward": {"act_fn": "swish"}}, "act_fn='swish' is not supported, only 'gelu'"), (["slstm"], "")],
+)
+def test_load_of_a_small_model_reads_what_tensors_cannot_show(block, words, tmp_path):
     export(build(PAPER["mixed"]), tmp_path, "nxai-small")
-    settings = json.loads((tmp_path / "config.json").read_text())
-    settings["slstm_block"]["feedforward"]["act_fn"] = "swish"
-    (tmp_path / "config.json").write_text(json.dumps(settings))
-    with pytest.raises(CheckpointError, match=rf"{CONFIG}: act_fn='swish' is not supported, only 'gelu'"):
+    edit_settings(tmp_path, slstm_block=block)
+    with pytest.raises(CheckpointError, match=rf"{CONFIG}: {words}"):
         load(tmp_path)
 
 
@@ -607,14 +618,14 @@ def test_newest_counts_steps_as_numbers(run):
 def test_newest_says_when_none_is_complete(run):
     for step in ("step-00000008", "step-00000100"):
         (run / "checkpoints" / step / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match="4 checkpoints .*, none of them complete"):
+    with pytest.raises(CheckpointError, match=r"4 checkpoints .*, none of them complete"):
         load(run)
 
 
 # ---- writing is atomic -----------------------------------------------------------------------------------------------
 
 
-def full_disk(file, *_):
+def full_disk(file, *_) -> None:
     """Write a little, then fail."""
     Path(file).write_bytes(b"half")
     raise OSError(errno.ENOSPC, "No space left on device")
@@ -682,14 +693,16 @@ def test_save_says_when_only_a_part_could_be_replaced(folder, monkeypatch):
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", refuse)
-    with pytest.raises(CheckpointError, match=r"config\.json could not be written .*; model\.safetensors beside it is new"):
+    with pytest.raises(
+        CheckpointError, match=r"config\.json could not be written .*; model\.safetensors beside it is new"
+    ):
         save(build(PAPER["mixed"]), folder)
     assert sorted(contents(folder)) == ["config.json", "model.safetensors"]
 
 
 def test_save_where_no_folder_can_be(tmp_path):
     (tmp_path / "file").write_text("text")
-    with pytest.raises(CheckpointError, match="file/run/model.safetensors could not be written"):
+    with pytest.raises(CheckpointError, match=r"file/run/model\.safetensors could not be written"):
         save(build(PAPER["mixed"]), tmp_path / "file" / "run")
     assert (tmp_path / "file").read_text() == "text"
 
@@ -701,14 +714,18 @@ def test_save_leaves_files_that_others_may_read(tmp_path):
     assert len(modes) == 1
 
 
+def write_bytes(file: Path, data: bytes) -> None:
+    file.write_bytes(data)
+
+
 def test_write_atomically_replaces_or_leaves(tmp_path):
     path = tmp_path / "deep" / "state.bin"
-    write_atomically(path, lambda file: file.write_bytes(b"one"))
-    write_atomically(str(path), lambda file: file.write_bytes(b"two"))
+    write_atomically(path, lambda file: write_bytes(file, b"one"))
+    write_atomically(str(path), lambda file: write_bytes(file, b"two"))
     with pytest.raises(CheckpointError, match=r"state\.bin could not be written .*No space left.*untouched"):
         write_atomically(path, full_disk)
     with pytest.raises(ZeroDivisionError):
-        write_atomically(path, lambda file: 1 / 0)
+        write_atomically(path, lambda file: write_bytes(file, bytes([1 // 0])))
     assert contents(tmp_path) == {"deep/state.bin": b"two"}
 
 

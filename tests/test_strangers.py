@@ -19,6 +19,7 @@ import sys
 import types
 from importlib.util import find_spec
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -41,8 +42,12 @@ def assert_equal_logits(got: Tensor, want: Tensor, dtype: torch.dtype = torch.fl
     assert want.std() > 0.1, "logits this small would hide a difference"
     assert got.dtype == want.dtype == dtype
     apart = float((got - want).abs().max() / want.abs().max())
-    print("APART", dtype, apart)
     assert apart < TOLERANCE[dtype], f"{apart:.1e} of the largest logit apart"
+
+
+def assert_equal_state(got: Tensor, want: Tensor, name: str) -> None:
+    limit = TOLERANCE[want.dtype]
+    torch.testing.assert_close(got, want, atol=limit, rtol=limit, msg=lambda message: f"{name}: {message}")
 
 
 def randomise(module: torch.nn.Module) -> None:
@@ -59,6 +64,11 @@ def ours(config: xLSTMConfig, dtype: torch.dtype = torch.float32) -> xLSTMLM:
     model = xLSTMLM(config).to(dtype)
     randomise(model)
     return model.eval()
+
+
+def mixers(model: xLSTMLM, kind: str) -> list[Any]:
+    """The mixers of one kind."""
+    return [block.mixer for block in model.stack.blocks if block.kind == kind]
 
 
 # ---- NX-AI's small models --------------------------------------------------------------------------------------------
@@ -101,7 +111,7 @@ def their_small(tree: dict) -> torch.nn.Module:
     return x.xLSTMLMModel(x.xLSTMLMModelConfig(**tree)).eval()
 
 
-def push_input_gates_up(model: torch.nn.Module) -> list[float]:
+def push_input_gates_up(model: Any) -> list[float]:
     """Add 6 to every mLSTM's input gate bias. Returns a list that will hold the least i_pre of each call."""
     least: list[float] = []
     for block in model.xlstm_block_stack.blocks:
@@ -151,9 +161,8 @@ def test_export_to_nxai_small_gives_our_logits(shape, dtype, tmp_path):
     theirs = their_small({**json.loads((tmp_path / "config.json").read_text()), "context_length": CONTEXT}).to(dtype)
     theirs.load_state_dict(load_file(tmp_path / "model.safetensors"))
     least = push_input_gates_up(theirs) if dtype == torch.float64 else []
-    for block in model.stack.blocks:
-        if block.kind == "mlstm" and dtype == torch.float64:
-            block.mixer.i_gate.bias.data += 6
+    for mixer in mixers(model, "mlstm") if dtype == torch.float64 else []:
+        mixer.i_gate.bias.data += 6
     tokens = torch.randint(0, 17, (3, CONTEXT))
     with torch.no_grad():
         assert_equal_logits(theirs(tokens), model(tokens)[0], dtype)
@@ -168,11 +177,11 @@ def test_load_of_nxai_small_depends_on_the_order_of_gates(weights, tmp_path):
     randomise(theirs)
     save_theirs(theirs, tmp_path / "theirs.safetensors")
     model = load(tmp_path / "theirs.safetensors")
-    for block in model.stack.blocks:
+    for mixer in mixers(model, "slstm"):
         if weights == "i_proj f_proj":
-            block.mixer.i_proj, block.mixer.f_proj = block.mixer.f_proj, block.mixer.i_proj
+            mixer.i_proj, mixer.f_proj = mixer.f_proj, mixer.i_proj
         else:
-            weight = getattr(block.mixer, weights)
+            weight = getattr(mixer, weights)
             weight.data = weight.data[[1, 0, 2, 3]]
     tokens = torch.randint(0, 17, (3, CONTEXT))
     with torch.no_grad(), pytest.raises(AssertionError, match="of the largest logit apart"):
@@ -232,12 +241,17 @@ def test_slstm_equals_nxais_cell(dtype):
             got, our_state = slstm(x_pre[:, start:end], R, our_state)
         assert_equal_logits(got, want.transpose(1, 2), dtype)
         for name, ours, theirs in zip("hcnm", our_state, their_state, strict=True):
-            torch.testing.assert_close(ours.flatten(1), theirs, **dict(atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype]), msg=name)
+            assert_equal_state(ours.flatten(1), theirs, name)
 
 
 def mlstm_problem(dtype: torch.dtype, T: int = 33):
-    """q, k, v (B, T, N, K) and gates (B, T, N), the input gates not below 0: see the top of this file."""
+    """q, k, v (B, T, N, K) and gates (B, T, N), the input gates not below 0: see the top of this file.
+
+    In float32, q and k lean to one side: where n q is a small difference of large terms, nobody's float32 is exact.
+    """
     q, k, v = torch.randn(3, 2, T, 2, 8, dtype=dtype)
+    if dtype == torch.float32:
+        q, k = q + 2, k + 2
     i_pre, f_pre = torch.randn(2, 2, T, 2, dtype=dtype) * 2
     return q, k, v, i_pre.abs(), f_pre + 2
 
@@ -269,13 +283,14 @@ def test_mlstm_step_equals_nxais_step_and_state(dtype):
     state = None
     for t in range(33):
         q, k, v, i_pre, f_pre = (x[:, t, :, None].clone() for x in inputs)  # they change q
-        want, (C, n, m) = backends.recurrent_step_stabilized_simple(C, n, m, q, k, v, i_pre[..., None], f_pre[..., None])
-        got, state = mlstm_step(*(x[:, t] for x in inputs), state, eps=1e-6)
+        want, (C, n, m) = backends.recurrent_step_stabilized_simple(
+            C, n, m, q, k, v, i_pre[..., None], f_pre[..., None]
+        )
+        got, state = mlstm_step(*(x[:, t] for x in inputs), state=state, eps=1e-6)
         assert_equal_logits(got, want.squeeze(2), dtype)
-        limits = dict(atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
-        torch.testing.assert_close(state.C, C * math.sqrt(K), **limits)
-        torch.testing.assert_close(state.n, n.squeeze(-1) * math.sqrt(K), **limits)
-        torch.testing.assert_close(state.m, m.flatten(1), **limits)
+        assert_equal_state(state.C, C * math.sqrt(K), "C")
+        assert_equal_state(state.n, n.squeeze(-1) * math.sqrt(K), "n")
+        assert_equal_state(state.m, m.flatten(1), "m")
 
 
 # ---- Hugging Face's xLSTM --------------------------------------------------------------------------------------------
@@ -299,10 +314,9 @@ importlib.util.find_spec = lambda name, package=None: None if name.split(".")[0]
 import torch
 from safetensors.torch import save_file
 from transformers import xLSTMConfig, xLSTMForCausalLM
-from transformers.models.xlstm import modeling_xlstm
 
 folder = Path(sys.argv[1])
-T, sizes, randomise = TIMES, SIZES, None
+T, sizes = TIMES, SIZES
 tokens = torch.arange(2 * max(T)).reshape(2, -1) * 7919 % 64
 torch.manual_seed(1)
 
@@ -323,7 +337,7 @@ for name, size in sizes.items():
     save_file(logits(model), folder / f"{name}.logits")
 
 for exported in folder.glob("from-ours-*"):
-    model, report = xLSTMForCausalLM.from_pretrained(exported, use_cache=False, output_loading_info=True)
+    model, report = xLSTMForCausalLM.from_pretrained(exported, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"] and not report["mismatched_keys"], report
     save_file(logits(model), folder / f"{exported.name}.logits")
 """
@@ -336,10 +350,11 @@ HF_SIZES = {
                   ffn_round_up_to_multiple_of=32),
 }  # fmt: skip
 HF_EXPORTS = {
-    "from-ours-plain": xLSTMConfig(embedding_dim=128, num_blocks=2, num_heads=2, vocab_size=64, block="7b", chunk_size=16),
+    "from-ours-plain": xLSTMConfig(embedding_dim=128, num_blocks=2, num_heads=2, vocab_size=64, block="7b"),
     "from-ours-other": xLSTMConfig(embedding_dim=64, num_blocks=3, num_heads=1, vocab_size=64, block="7b", eps=1e-6,
                                    qk_dim_factor=1.0, v_dim_factor=2.0, ffn_proj_factor=1.9, round_up_to=8,
                                    gate_soft_cap=4.0, output_logit_soft_cap=2.0, norm_eps=1e-4),
+    "from-ours-odd": xLSTMConfig(embedding_dim=40, num_blocks=1, num_heads=4, vocab_size=64, block="7b", eps=1e-6),
 }  # fmt: skip
 
 
@@ -352,7 +367,8 @@ def hugging_face(tmp_path_factory):
         export(ours(config), folder / name, "hf")
     script = HF_SCRIPT.replace("TIMES", repr(TIMES)).replace("SIZES", repr(HF_SIZES))
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", script, folder], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", script, str(folder)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -377,30 +393,28 @@ def test_load_of_hugging_face_reads_shards(hugging_face):
 
 
 class TextbookBackend(torch.nn.Module):
-    """In place of mlstm_kernels' backend: the recurrence as the paper prints it, with nothing stabilised."""
+    """In place of mlstm_kernels' backend: the recurrence as the paper prints it, in float64, nothing stabilised."""
 
     def __init__(self, config):
         super().__init__()
 
     def forward(self, q, k, v, i, f, c_initial=None, n_initial=None, m_initial=None):
         C, n, hs = 0.0, 0.0, []
-        for q, k, v, i, f in zip(*(x.unbind(2) for x in (q, k, v, i, f)), strict=True):
-            i, f = i.exp()[..., None], F.sigmoid(f)[..., None]
-            C = f[..., None] * C + (i * k)[..., None] * v[..., None, :]
-            n = f * n + i * k
-            q = q / math.sqrt(q.shape[-1])
-            h = (q[..., None] * C).sum(-2) / (q * n).sum(-1, keepdim=True).abs().clamp(min=1)
-            hs.append(h)
-        return torch.stack(hs, 2), None
+        for q_t, k_t, v_t, i_t, f_t in zip(*(x.double().unbind(2) for x in (q, k, v, i, f)), strict=True):
+            i_t, f_t = i_t.exp()[..., None], F.sigmoid(f_t)[..., None]
+            C = f_t[..., None] * C + (i_t * k_t)[..., None] * v_t[..., None, :]
+            n = f_t * n + i_t * k_t
+            q_t = q_t / math.sqrt(q_t.shape[-1])
+            hs.append((q_t[..., None] * C).sum(-2) / (q_t * n).sum(-1, keepdim=True).abs().clamp(min=1))
+        return torch.stack(hs, 2).to(q.dtype), None
 
 
 @pytest.fixture
 def xlstm_large(monkeypatch):
     """NX-AI's package, with `TextbookBackend` for its kernels."""
     stub = types.ModuleType("mlstm_kernels.torch.backend_module")
-    names = "ChunkwiseKernelType SequenceKernelType StepKernelType DtypeType BackendModeType".split()
-    vars(stub).update({name: str for name in names} | {"mLSTMBackend": TextbookBackend})
-    stub.mLSTMBackendConfig = types.SimpleNamespace
+    names = ["ChunkwiseKernelType", "SequenceKernelType", "StepKernelType", "DtypeType", "BackendModeType"]
+    vars(stub).update(dict.fromkeys(names, str), mLSTMBackend=TextbookBackend, mLSTMBackendConfig=types.SimpleNamespace)
     for name in ("mlstm_kernels", "mlstm_kernels.torch"):
         monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
     monkeypatch.setitem(sys.modules, stub.__name__, stub)
@@ -413,8 +427,9 @@ LARGE = xLSTMConfig(embedding_dim=48, num_blocks=3, num_heads=2, vocab_size=17, 
                     qk_dim_factor=1.0, gate_soft_cap=3.0, output_logit_soft_cap=4.0)  # fmt: skip
 
 
-def reduce_in(dtype: torch.dtype, model: torch.nn.Module) -> torch.nn.Module:
+def reduce_in(dtype: torch.dtype, model: Any) -> Any:
     """Their model in a dtype; their norms would go through float32 even in float64."""
+    module: Any
     for module in model.modules():
         if hasattr(module, "force_float32_reductions"):
             module.force_float32_reductions = dtype == torch.float32

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longshort.checkpoints import write_atomically, write_json
+from longshort.checkpoints import newest, write_atomically, write_json
 from longshort.config import suggest
 from longshort.shapes import Bool, Int
 
@@ -156,11 +156,9 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str) -> None:
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
     """Read the tokenizer beside a model or beside token files: from `folder`, or from its newest checkpoint."""
-    from longshort.checkpoints import newest_checkpoint
-
     folder = Path(folder)
-    if not (folder / "tokenizer.json").exists() and (newest := newest_checkpoint(folder)):
-        folder = newest
+    if folder.is_dir() and not (folder / "tokenizer.json").exists() and (folder / "checkpoints").is_dir():
+        folder = newest(folder)
     path = folder / "tokenizer.json"
     try:
         data = json.loads(path.read_text())
@@ -368,6 +366,18 @@ def _open_part(folder: Path, part: str, notes: dict[str, Any]) -> Tokens:
         raise DataError(f"{path} has {size} bytes, its data.json says {want}: it was cut short or changed")
     ids = np.memmap(path, notes["dtype"], "r") if count else np.empty(0, notes["dtype"])
     return Tokens(ids, np.asarray(notes[part]["starts"], np.int64))
+
+
+def find_tokens(model: Path | str, source: str | None, tokenizer: Tokenizer, scratch: Path | str) -> TokenData:
+    """Token files for judging a model: of `source`, made in `scratch` if need be; else those of the model's own run."""
+    if source is not None:
+        return open_tokens(source) if (Path(source) / "data.json").exists() else prepare(
+            load_corpus(source), tokenizer, scratch
+        )  # fmt: skip
+    for folder in (Path(model), *Path(model).resolve().parents[:2]):
+        if (folder / "data" / "data.json").exists():
+            return open_tokens(folder / "data")
+    raise DataError(f"{model} has no token files of its own: say which text with --data")
 
 
 # ---- the yardstick ---------------------------------------------------------------------------------------------------

@@ -4,6 +4,8 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ class Progress:
         self.path = folder / "metrics.jsonl"
         self._forget_after(step)
         self.losses: list[float] = []
-        self.begun, self.timed_from, self.tokens = step, None, 0
+        self.begun, self.timed_from, self.tokens, self.paused = step, None, 0, 0.0
         self.heldout = math.nan
         self.console = Console(highlight=False)
         self.bar = self._make_bar() if self.console.is_terminal else None
@@ -54,7 +56,7 @@ class Progress:
         """One optimizer step was made."""
         self.losses.append(loss)
         if step - self.begun == min(WARM, self.config.steps - self.begun - 1):
-            self.timed_from, self.tokens = (time.perf_counter(), step), 0
+            self.timed_from, self.tokens, self.paused = (time.perf_counter(), step), 0, 0.0
         else:
             self.tokens += tokens
         if step % self.config.log_every and step != self.config.steps:
@@ -65,11 +67,18 @@ class Progress:
         self.losses = []
         self._tell(step, line, speed, left)
 
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """What happens inside does not count as training time."""
+        began = time.perf_counter()
+        yield
+        self.paused += time.perf_counter() - began
+
     def _speed(self, step: int) -> tuple[float, float]:
         """Tokens a second and seconds left, warm-up steps not counted; 0 until known."""
         if self.timed_from is None or step <= self.timed_from[1]:
             return 0.0, 0.0
-        seconds = time.perf_counter() - self.timed_from[0]
+        seconds = time.perf_counter() - self.timed_from[0] - self.paused
         return self.tokens / seconds, seconds / (step - self.timed_from[1]) * (self.config.steps - step)
 
     def _tell(self, step: int, line: dict[str, float], speed: float, left: float) -> None:

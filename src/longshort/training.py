@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from longshort import __version__
-from longshort.checkpoints import CheckpointError, load, newest_checkpoint, save, write_atomically, write_json
+from longshort.checkpoints import CheckpointError, load, newest, save, write_atomically, write_json
 from longshort.config import TrainConfig
 from longshort.data import (
     TokenData,
@@ -62,10 +62,11 @@ def train(config: TrainConfig, folder: Path | str, *, resume: bool = False) -> x
             run.step += 1
             progress.step(run.step, loss, norm, learning_rate(config, run.step - 1), tokens)
             due = run.step % config.eval_every == 0 or run.step == config.steps
-            if due:
-                look(run, progress)
-            if due or stopping():
-                save_run(run, folder)
+            with progress.pause():
+                if due:
+                    look(run, progress)
+                if due or stopping():
+                    save_run(run, folder)
             if stopping():
                 progress.say(f"stopped after step {run.step}, saved. To go on: longshort train --resume {folder}")
                 raise KeyboardInterrupt
@@ -205,6 +206,11 @@ def open_data(config: TrainConfig, folder: Path) -> TokenData:
         raise TrainingError(f"the training text is {len(data.train)} tokens (the last 10 % are held out), fewer than one "
                             f"sequence of {config.context} + 1: use a longer text or a smaller --context")  # fmt: skip
     return data
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest complete checkpoint of a run, if it has one."""
+    return newest(folder) if any((folder / "checkpoints").glob("step-*/model.safetensors")) else None
 
 
 def pick_device(name: str) -> torch.device:

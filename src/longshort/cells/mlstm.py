@@ -234,7 +234,8 @@ class Chunkwise(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dh, dC, dn, _):  # type: ignore[override]
-        inputs, saved = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
+        saved = ctx.saved_tensors  # once: activation checkpointing allows no second look
+        inputs, saved = saved[:8], saved[8:]
         if torch.is_grad_enabled():  # create_graph: somebody will differentiate this backward
             return None, None, *differentiable_backward(inputs, ctx.L, ctx.eps, dh, dC, dn), None
         each = len(Chunks._fields)

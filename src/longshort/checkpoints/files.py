@@ -26,7 +26,7 @@ def about(path: Path) -> Iterator[None]:
         yield
     except CheckpointError:
         raise
-    except (ArithmeticError, OSError, RuntimeError, SafetensorError, TypeError, ValueError) as error:
+    except Exception as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 

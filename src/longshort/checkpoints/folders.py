@@ -54,7 +54,7 @@ def export(model: xLSTMLM, folder: Path | str, format: str) -> None:
             "nxai-small-cuda" (xLSTMLMModel; the sLSTM laid out for the backend named).
 
     Raises ValueError where the format cannot hold the model, and CheckpointError as `save` does. Dropout, a matter of
-    training, is not carried over by "hf" and "nxai-large".
+    training, is not carried over. The small formats store the norms' weights less 1, which rounds those below 0.5.
     """
     if format not in FORMATS:
         raise ValueError(f"no format {format!r}.{suggest(format, FORMATS)} There are: {', '.join(FORMATS)}")
@@ -80,7 +80,9 @@ def refuse_to_mix(folder: Path, format: str) -> None:
     """Two formats in one folder could not be told apart, and one would overwrite the other's files."""
     kind, file, _ = settings_in(folder)
     if kind is not None and not format.startswith(kind):
-        raise CheckpointError(f"{file} belongs to another checkpoint ({kind}); choose another folder for {format}")
+        raise CheckpointError(
+            f"{file} is not of a {format} checkpoint ({kind}); choose another folder, or move it away"
+        )
 
 
 # ---- in --------------------------------------------------------------------------------------------------------------
@@ -98,6 +100,12 @@ def load(path: Path | str, *, device: torch.device | str = "cpu", dtype: torch.d
         dtype: what they are converted to; None leaves them as they are stored.
 
     Raises CheckpointError, naming the file and what is wrong with it.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     save(xLSTMLM(xLSTMConfig.preset("tiny")), folder)
+    ...     load(folder).config.kinds
+    ('mlstm', 'mlstm', 'mlstm', 'slstm')
     """
     path = Path(path)
     format, config, stored = recognise(path)
@@ -135,7 +143,7 @@ def newest(folder: Path | str) -> Path:
 
 def recognise(path: Path) -> tuple[Format, xLSTMConfig, Stored]:
     """What lies at `path`: its format, its configuration, and its tensors, not read yet."""
-    if path.suffix in PICKLES:
+    if path.suffix in PICKLES and not path.is_dir():
         raise pickled(path)
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder (a model on a hub must be downloaded first)")

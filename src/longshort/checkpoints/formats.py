@@ -36,7 +36,7 @@ REST_7B = dict(use_bias=False, add_out_norm=True, norm_reduction_force_float32=T
                mode="inference", return_last_states=True, chunkwise_kernel="chunkwise--native_autograd",
                sequence_kernel="native_sequence__native", step_kernel="native", autocast_kernel_dtype="bfloat16",
                inference_state_dtype="float32")  # fmt: skip
-REST_HF = dict(model_type="xlstm", architectures=["xLSTMForCausalLM"], tie_word_embeddings=False, use_cache=True,
+REST_HF = dict(model_type="xlstm", architectures=["xLSTMForCausalLM"], tie_word_embeddings=False,
                max_inference_chunksize=16384, pad_token_id=1, bos_token_id=0, eos_token_id=2)  # fmt: skip
 # What NX-AI's loader takes where config.yaml is silent. Hugging Face's differ, so its files must speak for themselves.
 LARGE_DEFAULTS = dict(qk_dim_factor=0.5, v_dim_factor=1.0, ffn_proj_factor=2.6667, ffn_round_up_to_multiple_of=64,
@@ -86,7 +86,9 @@ def config_from_hf(theirs: dict[str, Any], shapes: Shapes) -> xLSTMConfig:
 
 def config_to_hf(config: xLSTMConfig) -> dict[str, Any]:
     twice = {"hidden_size": config.embedding_dim, "num_hidden_layers": len(config.kinds)}
-    return config_to_7b(config) | twice | REST_HF
+    # Their cache rounds both widths up to 64 and their layers do not: with others, the first call would fail.
+    use_cache = config.qk_dim % 64 == 0 and config.v_dim % 64 == 0
+    return config_to_7b(config) | twice | REST_HF | {"use_cache": use_cache}
 
 
 def config_from_large(theirs: dict[str, Any], shapes: Shapes) -> xLSTMConfig:

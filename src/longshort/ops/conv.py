@@ -44,6 +44,8 @@ class CausalConv(nn.Module):
             x = torch.where((torch.arange(T, device=x.device) < lengths[:, None])[..., None], x, 0)
         past = x.new_zeros(B, self.width - 1, D) if state is None else state.to(x.dtype)
         seen = torch.cat([past, x], 1)
+        if T == 0:
+            return x, past
         if reset is None or self.width == 1:
             return self._whole(seen), self._window(seen, lengths, T)
         # Steps of one piece share a number; what was carried in is of piece 0.

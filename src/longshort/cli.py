@@ -1,0 +1,275 @@
+"""The command line: `longshort VERB …`. Each verb is a function of the library with its arguments; nothing more.
+
+Nothing heavy is imported before a verb runs, so `--help` answers at once.
+"""
+
+import argparse
+import ast
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from longshort import __version__, config
+from longshort.config import PRESETS, TrainConfig, suggest, xLSTMConfig
+
+Verb = Callable[[argparse.Namespace], None]
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with the nearest name suggested for a wrong one."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, f"no {value!r}.{suggest(value, action.choices)} "
+                                                 f"There are: {', '.join(action.choices)}")  # fmt: skip
+
+    def parse_all(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse every argument; an unknown flag is an error that names the nearest."""
+        parsed, unknown = self.parse_known_args(arguments)
+        if unknown:
+            verb = parsed.parser
+            near = suggest(unknown[0].split("=")[0], verb._option_string_actions)
+            verb.error(f"no such argument: {unknown[0]}.{near} See {verb.prog} --help.")
+        return parsed
+
+
+# ---- flags from settings ---------------------------------------------------------------------------------------------
+
+
+def explanations(settings: type) -> dict[str, str]:
+    """The sentence under each field of a settings class, as written in its source."""
+    source = ast.parse(inspect.getsource(config))
+    body = next(node for node in source.body if isinstance(node, ast.ClassDef) and node.name == settings.__name__).body
+    return {
+        field.target.id: " ".join(text.value.value.split())
+        for field, text in zip(body, body[1:], strict=False)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+    }  # fmt: skip
+
+
+def names(text: str) -> Any:
+    """`[7:1]`, or mixers separated by commas."""
+    return text if text.startswith("[") else tuple(text.split(","))
+
+
+def numbers(text: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas."""
+    return tuple(int(part) for part in text.split(",") if part)
+
+
+def parser_of(kind: Any) -> Callable[[str], Any]:
+    """How a flag of this type is read."""
+    text = str(kind)
+    if "tuple[str" in text:
+        return names
+    if "tuple[int" in text:
+        return numbers
+    return next((each for each in (int, float) if each.__name__ in text), str)
+
+
+def add_settings(parser: argparse.ArgumentParser, settings: type, title: str, without: Sequence[str]) -> None:
+    """A flag for every field of a settings class. A flag not given is absent, so that defaults stay in one place."""
+    group, told = parser.add_argument_group(title), explanations(settings)
+    for field in fields(settings):
+        if field.name in without:
+            continue
+        flag, text = "--" + field.name.replace("_", "-"), told[field.name].replace("%", "%%")
+        default = "" if field.default in (MISSING, None, ()) else f" [{field.default!r}]".replace("%", "%%")
+        if isinstance(field.default, bool):
+            group.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=text)
+        else:
+            reader = parser_of(field.type)
+            shown = {"names": "KINDS", "numbers": "N,N"}.get(reader.__name__, reader.__name__.upper())
+            group.add_argument(flag, type=reader, metavar=shown, default=argparse.SUPPRESS, help=text + default)
+
+
+def chosen(arguments: argparse.Namespace, settings: type, without: Sequence[str] = ()) -> dict[str, Any]:
+    """The fields of a settings class that were given as flags."""
+    return {f.name: getattr(arguments, f.name) for f in fields(settings) if f.name in arguments and f.name not in without}
+
+
+# ---- verbs -----------------------------------------------------------------------------------------------------------
+
+
+def demo(arguments: argparse.Namespace) -> None:
+    from longshort.demo import run_demo
+
+    run_demo(arguments.folder)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    import json
+
+    from longshort.training import train
+
+    folder = Path(arguments.folder)
+    base = TrainConfig()
+    if arguments.resume and (folder / "config.json").exists():
+        base = TrainConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    shape = PRESETS[arguments.preset] if arguments.preset else base.model
+    model = replace(shape, **chosen(arguments, xLSTMConfig, ["vocab_size"]))
+    settings = replace(base, model=model, **chosen(arguments, TrainConfig, ["model"]))
+    train(settings, folder, resume=arguments.resume)
+    print(f"done: {folder}. Try: longshort generate {folder} --prompt 'Once more'")
+
+
+def generate(arguments: argparse.Namespace) -> None:
+    from longshort.checkpoints import load
+    from longshort.data import load_tokenizer
+    from longshort.generation import Sampling, Writer, load_reading, peak_memory, save_reading
+
+    sampling = Sampling(
+        temperature=arguments.temperature, top_k=arguments.top_k, top_p=arguments.top_p, seed=arguments.seed
+    )
+    model = load(arguments.model, device=arguments.device)
+    tokenizer = load_tokenizer(arguments.tokenizer or arguments.model)
+    prompts = list(arguments.prompt or [])
+    if arguments.prompt_file:
+        prompts.append(Path(arguments.prompt_file).read_text(encoding="utf-8"))
+    reading = load_reading(arguments.load_state, model) if arguments.load_state else None
+    prompts = prompts or ([""] if reading else ["\n"])
+    writer = Writer(model, tokenizer, prompts, arguments.max_tokens, sampling, arguments.stop or (), reading)
+    if len(prompts) == 1:
+        print(prompts[0] if len(prompts[0]) <= 400 else "…" + prompts[0][-400:], end="", flush=True)
+        for _, piece in writer:
+            print(piece, end="", flush=True)
+        print()
+    else:
+        for _ in writer:
+            continue
+        for prompt, text in zip(prompts, writer.texts, strict=True):
+            print(f"--- {prompt}{text}")
+    if arguments.save_state:
+        assert writer.reading is not None
+        save_reading(arguments.save_state, writer.reading, model)
+    for what in ("prompt", "generation"):
+        tokens, speed = (writer.stats.get(f"{what}_{x}", 0) for x in ("tokens", "tokens_per_second"))
+        print(f"{what}: {tokens} tokens, {speed:,.1f} tokens/s", file=sys.stderr)
+    print(f"peak memory: {peak_memory() / 2**20:,.0f} MiB", file=sys.stderr)
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    import tempfile
+
+    from longshort.checkpoints import load
+    from longshort.data import find_tokens, load_tokenizer, xz_bits
+    from longshort.evaluation import evaluate
+
+    model = load(arguments.model, device=arguments.device)
+    with tempfile.TemporaryDirectory() as scratch:
+        data = find_tokens(arguments.model, arguments.data, load_tokenizer(arguments.model), scratch)
+        scored = evaluate(model, data.heldout, data.tokenizer)
+        print(f"held-out text: the last {scored.characters:,} characters of {data.notes['name']}, {scored.tokens:,} tokens")
+        print(f"model          {scored.bits_per_character:.3f} bits per character, perplexity {scored.perplexity:.2f} a token")
+        xz = xz_bits(data)
+        print(f"xz -9e         {xz.alone:.3f} bits per character alone, {xz.primed:.3f} primed with the training text")
+
+
+def data(arguments: argparse.Namespace) -> None:
+    from longshort.data import build_tokenizer, load_corpus, prepare
+
+    corpus = load_corpus(arguments.source)
+    tokens = prepare(corpus, build_tokenizer(arguments.tokenizer, corpus, arguments.vocab_size), arguments.out)
+    for part, text in [("train", tokens.train), ("held-out", tokens.heldout)]:
+        print(f"{part:9} {len(text):>12,} tokens, {len(text.starts)} documents begin in it")
+    print(f"written to {arguments.out}; train on them with: longshort train FOLDER --data {arguments.out}")
+
+
+def convert(arguments: argparse.Namespace) -> None:
+    from longshort.checkpoints import export, load
+
+    model = load(arguments.source)
+    export(model, arguments.out, arguments.to)
+    print(f"{arguments.source} -> {arguments.out} ({arguments.to}, {model.num_parameters():,} weights)")
+
+
+def doctor(arguments: argparse.Namespace) -> None:
+    from longshort.doctor import report
+
+    print(report())
+
+
+# ---- the table of verbs ----------------------------------------------------------------------------------------------
+
+
+def build() -> Parser:
+    """The whole command line."""
+    parser = Parser(prog="longshort", description="From an LSTM worked by hand to an xLSTM language model.")
+    parser.add_argument("--version", action="version", version=f"longshort {__version__}")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+
+    def verb(name: str, run: Verb, summary: str) -> argparse.ArgumentParser:
+        each = verbs.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        each.set_defaults(run=run, parser=each)
+        return each
+
+    each = verb("demo", demo, "the whole road in four minutes: by hand, training, evaluation, writing")
+    each.add_argument("--folder", default="runs/demo", help="where the run is kept [runs/demo]")
+
+    each = verb("train", train, "train a language model on text")
+    each.add_argument("folder", help="where the run is kept: settings, metrics, checkpoints, model card")
+    each.add_argument("--resume", action="store_true", help="go on with the run in the folder, as if it had never stopped")
+    each.add_argument("--preset", choices=list(PRESETS), metavar="NAME", help=f"a size: {', '.join(PRESETS)}")
+    add_settings(each, TrainConfig, "training", without=["model"])
+    add_settings(each, xLSTMConfig, "the model's shape (each overrules the preset)", without=["vocab_size"])
+
+    each = verb("generate", generate, "continue prompts with a trained model")
+    each.add_argument("model", help="a run, a checkpoint folder, or a .safetensors file")
+    each.add_argument("--prompt", action="append", help="text to continue; give several for a batch")
+    each.add_argument("--prompt-file", metavar="FILE", help="a text file to read first (a book, say)")
+    each.add_argument("--tokenizer", metavar="FOLDER", help="where the tokenizer.json is, if not beside the model")
+    each.add_argument("--max-tokens", type=int, default=200, metavar="N", help="at most so many tokens [200]")
+    each.add_argument("--temperature", type=float, default=0.8, metavar="X", help="0: always the likeliest token [0.8]")
+    each.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
+    each.add_argument("--top-p", type=float, metavar="P", help="draw from the likeliest tokens that hold probability P")
+    each.add_argument("--stop", action="append", metavar="TEXT", help="end before this text; may be given several times")
+    each.add_argument("--seed", type=int, default=0, metavar="N", help="decides the draw [0]")
+    each.add_argument("--save-state", metavar="FILE", help="keep all that was read and written")
+    each.add_argument("--load-state", metavar="FILE", help="go on from what was kept")
+    each.add_argument("--device", default="cpu", help="cpu or cuda [cpu]")
+
+    each = verb("eval", evaluate, "bits per character on held-out text, beside xz -9e")
+    each.add_argument("model", help="a run, or a checkpoint folder with its tokenizer.json")
+    each.add_argument("--data", metavar="SOURCE", help="other text: a file, a folder, a token folder, or shakespeare")
+    each.add_argument("--device", default="cpu", help="cpu or cuda [cpu]")
+
+    each = verb("data", data, "turn text into token files")
+    each.add_argument("source", help="a text file, a folder of .txt and .md files, or shakespeare")
+    each.add_argument("--out", required=True, metavar="FOLDER", help="where the token files go")
+    each.add_argument("--tokenizer", default="byte", metavar="KIND", help="byte, char or bpe [byte]")
+    each.add_argument("--vocab-size", type=int, default=4096, metavar="N", help="how many tokens a bpe learns [4096]")
+
+    each = verb("convert", convert, "read a checkpoint, ours or NX-AI's or Hugging Face's, and write it in another format")
+    each.add_argument("source", help="a checkpoint folder or .safetensors file; its format is recognised")
+    each.add_argument("out", help="the folder to write")
+    each.add_argument("--to", default="longshort", metavar="FORMAT",
+                      help="longshort, hf, nxai-large, nxai-large-fused, nxai-small or nxai-small-cuda [longshort]")  # fmt: skip
+
+    verb("doctor", doctor, "what this machine has, and which kernels run on it")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb. What went wrong is told in a line; the exit status is 1, 2 for a wrong call, 130 for Ctrl-C."""
+    parsed = build().parse_all(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parsed.run(parsed)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # somebody closed the pipe we print into
+        sys.stderr.close()
+        sys.exit(141)
+    except (ValueError, OSError) as error:
+        print(f"longshort: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
