@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from longshort import checkpoints
-from longshort.checkpoints import FORMATS, CheckpointError, export, load, newest, save, write_atomically, write_json
+from longshort.checkpoints import FORMATS, CheckpointError, export, load, newest, save
+from longshort.files import write_atomically, write_json
 from longshort.config import xLSTMConfig
 from longshort.model import xLSTMLM
 
@@ -636,7 +637,7 @@ def fail_weights(monkeypatch) -> None:
 
 
 def fail_settings(monkeypatch) -> None:
-    monkeypatch.setattr("longshort.checkpoints.files.write_text", full_disk)
+    monkeypatch.setattr("longshort.files.write_text", full_disk)
 
 
 def fail_sync(monkeypatch) -> None:

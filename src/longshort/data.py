@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from longshort.checkpoints import newest, write_atomically, write_json
+from longshort.checkpoints import newest
+from longshort.files import write_atomically, write_json
 from longshort.config import suggest
 from longshort.shapes import Bool, Int
 

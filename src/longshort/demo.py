@@ -11,7 +11,8 @@ from pathlib import Path
 import torch
 
 from longshort.byhand import article_lstm, by_hand
-from longshort.checkpoints import load, write_json
+from longshort.checkpoints import load
+from longshort.files import write_json
 from longshort.config import TrainConfig, xLSTMConfig
 from longshort.data import open_tokens, xz_bits
 from longshort.evaluation import evaluate

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from longshort.checkpoints import write_atomically
+from longshort.files import write_atomically
 from longshort.data import TextStream, Tokenizer
 from longshort.model import State, map_state, xLSTMLM
 from longshort.shapes import Float, Int

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from longshort import __version__
-from longshort.checkpoints import CheckpointError, load, newest, save, write_atomically, write_json
+from longshort.checkpoints import load, newest, save
+from longshort.files import CheckpointError, write_atomically, write_json, write_text
 from longshort.config import TrainConfig
 from longshort.data import (
     TokenData,
@@ -258,8 +259,8 @@ def save_run(run: Run, folder: Path) -> Path:
         good = newest_checkpoint(folder)
         kept = f"the last good checkpoint, {good}, is untouched" if good else "nothing was saved before"
         raise TrainingError(f"step {run.step} could not be saved in {checkpoints}: {error}; {kept}") from error
-    write_atomically(folder / "README.md", lambda path: path.write_text(model_card(run)))
-    write_atomically(folder / "loss.svg", lambda path: path.write_text(loss_picture(folder / "metrics.jsonl")))
+    write_atomically(folder / "README.md", lambda path: write_text(path, model_card(run)))
+    write_atomically(folder / "loss.svg", lambda path: write_text(path, loss_picture(folder / "metrics.jsonl")))
     for old in sorted(checkpoints.glob("step-*"))[: -run.config.keep]:
         shutil.rmtree(old)
     return target

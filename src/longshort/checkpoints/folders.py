@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from longshort.checkpoints.files import (
+from longshort.files import (
     CheckpointError,
     Stored,
     about,
