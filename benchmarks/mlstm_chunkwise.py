@@ -168,10 +168,7 @@ def print_timings(case, direction, timings):
     print(f"\n{direction}, B {BATCH}, heads {HEADS}, width {case.width}, T {case.length}")
     print(f"  {'implementation':<34}{'chunk':>6}{'median ms':>12}{'min ms':>12}")
     for timing in sorted(timings):
-        print(
-            f"  {timing.name:<34}{timing.chunk_size:>6}"
-            f"{1e3 * timing.median:>12.2f}{1e3 * timing.minimum:>12.2f}"
-        )
+        print(f"  {timing.name:<34}{timing.chunk_size:>6}{1e3 * timing.median:>12.2f}{1e3 * timing.minimum:>12.2f}")
 
 
 def print_best(direction, timings, differences):

@@ -1,4 +1,7 @@
-"""Random problems for every cell and form, and what of their answers is compared. Needs torch alone (the GPU's tests too)."""
+"""Random problems for every cell and form, and what of their answers is compared.
+
+Needs torch alone: the GPU's tests use it too.
+"""
 
 from typing import Any, NamedTuple
 
@@ -56,7 +59,9 @@ class Problem(NamedTuple):
         return self._replace(inputs=move(self.inputs), weights=move(self.weights), state=state)
 
 
-def problem(case: str, T: int = 7, *, B: int = 2, N: int = 2, H: int = 3, dtype=torch.float64, seed: int = 0) -> Problem:
+def problem(
+    case: str, T: int = 7, *, B: int = 2, N: int = 2, H: int = 3, dtype=torch.float64, seed: int = 0
+) -> Problem:
     """A random problem of a case, its start state a state that was reached from the empty one."""
     door, options = CASES[case]
     options = dict(options)
@@ -123,7 +128,9 @@ def everything(p: Problem, *, run=Problem.run, means=content, **more) -> dict[st
     answers = {"h": h.detach(), **{f"last {k}": x.detach() for k, x in means(last).items()}}
     if hasattr(last, "m"):
         answers["last m"] = last.m.detach()
-    leaves = inputs | weights | ({} if state is None else {f"state.{k}": x for k, x in state._asdict().items() if k != "m"})
+    leaves = (
+        inputs | weights | ({} if state is None else {f"state.{k}": x for k, x in state._asdict().items() if k != "m"})
+    )
     return answers | {f"d {k}": x.grad if x.grad is not None else torch.zeros_like(x) for k, x in leaves.items()}
 
 

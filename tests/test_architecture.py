@@ -65,11 +65,14 @@ def test_modules_say_what_they_are_for_and_stay_readable(path):
 
 
 def run(code: str) -> str:
-    return subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True
+    ).stdout
 
 
 def test_cells_import_torch_alone():
-    code = "import sys, longshort.functional as f; print(sorted({'numpy', 'safetensors', 'rich', 'triton'} & set(f.__dict__)))"
+    heavy = "{'numpy', 'safetensors', 'rich', 'triton'}"
+    code = f"import sys, longshort.functional as f; print(sorted({heavy} & set(f.__dict__)))"
     assert run(code).strip() == "[]"
 
 
@@ -78,7 +81,8 @@ def test_importing_the_package_and_its_command_line_loads_no_torch():
 
 
 def test_every_public_name_is_there():
-    assert run("import longshort; print(all(getattr(longshort, n) is not None for n in longshort.__all__))").strip() == "True"
+    code = "import longshort; print(all(getattr(longshort, n) is not None for n in longshort.__all__))"
+    assert run(code).strip() == "True"
 
 
 def test_a_wrong_name_is_an_attribute_error():

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from longshort import checkpoints
 from longshort.checkpoints import FORMATS, CheckpointError, export, load, newest, save
-from longshort.files import write_atomically, write_json
 from longshort.config import xLSTMConfig
+from longshort.files import write_atomically, write_json
 from longshort.model import xLSTMLM
 
 SMALL: dict[str, Any] = dict(embedding_dim=16, vocab_size=11, num_heads=2, eps=1e-6)
@@ -521,8 +521,14 @@ def test_load_of_xlstm_large_reads_numbers_that_yaml_takes_for_text(tmp_path):
     assert_same(again, build(SEVEN_B["plain"]))
 
 
-@pytest.mark.parametrize("text, words", [("chunk_sze: 3", "no setting 'chunk_sze'. Did you mean 'chunk_size'"),
-                                         ("a: [", "this is not YAML"), ("- 1", "not a list")])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("chunk_sze: 3", "no setting 'chunk_sze'. Did you mean 'chunk_size'"),
+        ("a: [", "this is not YAML"),
+        ("- 1", "not a list"),
+    ],
+)
 def test_load_of_xlstm_large_names_what_is_wrong(text, words, tmp_path):
     export(build(SEVEN_B["wide"]), tmp_path, "nxai-large")
     kept = (tmp_path / "config.yaml").read_text() if ":" in text and "[" not in text else ""
@@ -575,9 +581,15 @@ def test_load_tells_how_to_convert_a_pickle(tmp_path, monkeypatch):
     assert_same(load(tmp_path / "model.safetensors"), model)
 
 
-@pytest.mark.parametrize("path, words", [("nowhere", "no such file"), ("notes.txt", "this is no checkpoint"),
-                                         ("several", "several holds 2 .safetensors files; give the one to load"),
-                                         ("bare", "bare: it holds no weights")])  # fmt: skip
+@pytest.mark.parametrize(
+    "path, words",
+    [
+        ("nowhere", "no such file"),
+        ("notes.txt", "this is no checkpoint"),
+        ("several", "several holds 2 .safetensors files; give the one to load"),
+        ("bare", "bare: it holds no weights"),
+    ],
+)
 def test_load_says_what_a_path_is_not(path, words, tmp_path):
     (tmp_path / "notes.txt").touch()
     for file in ("several/a.safetensors", "several/b.safetensors", "bare/notes.txt"):

@@ -50,7 +50,10 @@ def test_kinds_of_blocks(settings, kinds):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (dict(embedding_dim=10, num_heads=4), r"num_heads=4 does not divide embedding_dim=10; what does: \[1, 2, 5, 10\]"),
+        (
+            dict(embedding_dim=10, num_heads=4),
+            r"num_heads=4 does not divide embedding_dim=10; what does: \[1, 2, 5, 10\]",
+        ),
         (dict(embedding_dim=0), "embedding_dim=0: it must be at least 1"),
         (dict(block="papre"), "block='papre' is not one of 'paper', '7b'. Did you mean 'paper'?"),
         (dict(blocks="7:1"), r'write a ratio as "\[7:1\]"'),
@@ -67,16 +70,15 @@ def test_kinds_of_blocks(settings, kinds):
 )
 def test_bad_settings_are_refused_in_words(settings, message):
     with pytest.raises(ValueError, match=message):
-        xLSTMConfig(**{"embedding_dim": 8, "num_blocks": 1} | settings if "blocks" not in settings else
-                    {"embedding_dim": 8} | settings)  # fmt: skip
+        xLSTMConfig(**{"embedding_dim": 8} | ({} if "blocks" in settings else {"num_blocks": 1}) | settings)
 
 
 def test_unknown_preset_and_setting_suggest_the_nearest():
     with pytest.raises(ValueError, match=r"no preset 'xlstm-125m'. Did you mean 'xlstm-125m-"):
         xLSTMConfig.preset("xlstm-125m")
-    with pytest.raises(ValueError, match="no setting 'num_head'. Did you mean 'num_heads'"):
+    with pytest.raises(ValueError, match=r"no setting 'num_head'. Did you mean 'num_heads'"):
         xLSTMConfig.preset("tiny", num_head=3)
-    with pytest.raises(ValueError, match="no setting 'embeding_dim'. Did you mean 'embedding_dim'"):
+    with pytest.raises(ValueError, match=r"no setting 'embeding_dim'. Did you mean 'embedding_dim'"):
         xLSTMConfig.from_dict({"embeding_dim": 3})
 
 
@@ -96,3 +98,10 @@ def test_settings_cannot_be_changed():
 def test_bad_training_settings_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}="):
         TrainConfig(**{name: value})
+
+
+def test_changed_layouts_replace_the_whole_layout():
+    tiny = PRESETS["tiny"]
+    assert tiny.changed(num_blocks=8).kinds == ("mlstm", "mlstm", "mlstm", "slstm") * 2
+    assert tiny.changed(slstm_at=(0,)).kinds == ("slstm", "mlstm", "mlstm", "mlstm")
+    assert xLSTMConfig.preset("xlstm-125m-7-1", blocks=("rnn",)).kinds == ("rnn",)

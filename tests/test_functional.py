@@ -1,5 +1,7 @@
 """The doors: every cell and form gives one answer and one state, on any batch, cut anywhere, at any gates."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from problems import CASES, LENGTHS, TOLERANCE, assert_same, content, everything, problem, raw
@@ -11,7 +13,7 @@ F64 = TOLERANCE[torch.float64]
 LOOPS = [case for case in CASES if not case.startswith("mlstm")]
 FORMS = ["mlstm-reference", "mlstm-parallel", "mlstm-chunkwise"]
 
-# ---- forms: step = sequence, cut anywhere = whole ---------------------------------------------------------------------
+# ---- forms: step = sequence, cut anywhere = whole --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -89,7 +91,7 @@ def test_mlstm_eps_is_added_after_the_maximum(eps):
         torch.testing.assert_close(p.run(kernel=kernel, eps=eps)[0][:, 0], want, rtol=0, atol=1e-14)
 
 
-# ---- gradients --------------------------------------------------------------------------------------------------------
+# ---- gradients -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cuts", ["", "lengths reset"])
@@ -119,6 +121,7 @@ def test_gradients_are_exact_to_second_order(case, cuts):
 @pytest.mark.parametrize("case", FORMS)
 def test_transforms_see_plain_operations(case):
     p = problem(case, T=6)
+
     def f(q):
         return p._replace(inputs=p.inputs | {"q": q}).run()[0]
 
@@ -128,7 +131,7 @@ def test_transforms_see_plain_operations(case):
     torch.testing.assert_close(forward, numeric, rtol=1e-6, atol=1e-8)
 
 
-# ---- lengths, resets, batch mates -------------------------------------------------------------------------------------
+# ---- lengths, resets, batch mates ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -161,7 +164,7 @@ def test_reset_means_separate_calls(case):
     reset[0, cuts[1:-1]] = True
 
     def in_pieces(p):
-        pieces = [p.part(a, b, p.state if a == 0 else None).run() for a, b in zip(cuts, cuts[1:], strict=False)]
+        pieces = [p.part(a, b, p.state if a == 0 else None).run() for a, b in pairwise(cuts)]
         return torch.cat([h for h, _ in pieces], 1), pieces[-1][1]
 
     assert_same(everything(p, reset=reset), everything(p, run=in_pieces), F64)
@@ -173,6 +176,7 @@ def test_no_gradient_crosses_a_reset(case):
     reset = torch.zeros(1, 6, dtype=torch.bool)
     reset[0, 3] = True
     for name, x in p.inputs.items():
+
         def late(value, name=name):
             return p._replace(inputs=p.inputs | {name: value}).run(reset=reset)[0][:, 3:]
 
@@ -202,7 +206,7 @@ def test_a_row_never_depends_on_its_batch_mates(case):
         assert h[b].isfinite().all()
 
 
-# ---- extremes ---------------------------------------------------------------------------------------------------------
+# ---- extremes --------------------------------------------------------------------------------------------------------
 
 BIG = 1e4
 
@@ -211,7 +215,8 @@ def extreme(case, what, T=9, dtype=torch.float64):
     """A problem with its exponential and forget gates at the limits."""
     p = problem(case, T=T, dtype=dtype)._replace(state=None)
     gates = {"slstm": lambda p: [p.inputs["x_pre"][:, :, 0], p.inputs["x_pre"][:, :, 1]]}.get(
-        p.door, lambda p: [p.inputs["i_pre"], p.inputs["f_pre"]] if p.door == "mlstm" else list(p.inputs["x_pre"].unbind(2))
+        p.door,
+        lambda p: [p.inputs["i_pre"], p.inputs["f_pre"]] if p.door == "mlstm" else list(p.inputs["x_pre"].unbind(2)),
     )(p)
     for g, gate in enumerate(gates):
         if what == "alternating":
@@ -220,9 +225,7 @@ def extreme(case, what, T=9, dtype=torch.float64):
             gate[:] = BIG * torch.randn(gate.shape, generator=torch.Generator().manual_seed(g), dtype=torch.float64)
         elif what == "first -inf":
             gate[:, 0] = -torch.inf
-        elif what == "all -inf":
-            gate[:] = -torch.inf
-        elif what == "inputs -inf" and g == 0:
+        elif what == "all -inf" or (what == "inputs -inf" and g == 0):
             gate[:] = -torch.inf
         elif what == "forget -inf" and g == 1:
             gate[:, ::3] = -torch.inf
@@ -280,7 +283,7 @@ def test_a_hundred_thousand_steps(case):
     torch.testing.assert_close(h[:, -100:].double(), short[:, -100:], rtol=0, atol=1e-3)
 
 
-# ---- dtypes, empty axes, views ----------------------------------------------------------------------------------------
+# ---- dtypes, empty axes, views ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
@@ -331,7 +334,7 @@ def test_non_contiguous_inputs_and_nobodys_tensor_is_written_to(case):
     assert all(torch.equal(a, b) for a, b in zip(after, before, strict=True))
 
 
-# ---- the choice of kernel, and bad input ------------------------------------------------------------------------------
+# ---- the choice of kernel, and bad input -----------------------------------------------------------------------------
 
 
 def test_choose_takes_the_fastest_that_can_and_never_falls_back_in_silence():
@@ -341,7 +344,9 @@ def test_choose_takes_the_fastest_that_can_and_never_falls_back_in_silence():
     assert choose("mlstm", x) is cell.mlstm_chunkwise
     assert choose("mlstm", x[:, :1]) is cell.mlstm_reference
     assert choose("mlstm", x, "parallel") is cell.mlstm_parallel
-    with pytest.raises(ValueError, match="mlstm has no kernel 'chunky'; it has chunkwise, parallel, reference, and auto"):
+    with pytest.raises(
+        ValueError, match="mlstm has no kernel 'chunky'; it has chunkwise, parallel, reference, and auto"
+    ):
         choose("mlstm", x, "chunky")
 
 

@@ -116,7 +116,7 @@ def test_slstm_tracks_parity_beyond_its_training_lengths_and_mlstm_does_not(kind
     assert low <= PARITY.scaled(result.spans["length 21-120"]) <= high
 
 
-@pytest.mark.parametrize(("kind", "low", "high"), [("slstm", 0.0, 0.5), ("mlstm", 0.95, 1.0)])
+@pytest.mark.parametrize(("kind", "low", "high"), [("slstm", 0.0, 0.4), ("mlstm", 0.8, 1.0)])
 def test_mlstm_recalls_pairs_and_slstm_does_not(kind, low, high):
     result = learn(RECALL, [kind, kind], seed=0, **QUICK_SETTINGS)
     assert low <= RECALL.scaled(result.spans["8 pairs"]) <= high

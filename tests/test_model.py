@@ -1,6 +1,7 @@
 """Blocks, stack and language model: any length, cut anywhere, lengths and resets through every part, costs, starts."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -24,7 +25,8 @@ STACKS = {
 
 def stack(name: str, **more) -> xLSTM:
     """A small random stack in float64, every weight away from where it starts."""
-    model = xLSTM(xLSTMConfig(**dict(embedding_dim=8, num_heads=2, round_up_to=8, chunk_size=4) | STACKS[name] | more)).double()
+    settings = dict(embedding_dim=8, num_heads=2, round_up_to=8, chunk_size=4) | STACKS[name] | more
+    model = xLSTM(xLSTMConfig(**settings)).double()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.3)
@@ -55,7 +57,7 @@ def test_stack_cut_anywhere_and_step_by_step_equals_the_whole(name):
     y, last = model(x)
     for cuts in ([0, 4, 9], list(range(10)), [0, 0, 9]):
         state, pieces = None, []
-        for a, b in zip(cuts, cuts[1:], strict=False):
+        for a, b in pairwise(cuts):
             piece, state = model(x[:, a:b], state)
             pieces.append(piece)
         assert_close(torch.cat(pieces, 1), y)
@@ -91,7 +93,7 @@ def test_stack_reset_equals_separate_calls(name):
     y, last = model(x, start, reset=reset)
     for b, cuts in [(0, [0, 2, 3, 7, 9]), (1, [0, 9])]:
         pieces, state = [], None
-        for a, z in zip(cuts, cuts[1:], strict=False):
+        for a, z in pairwise(cuts):
             before = map_state(lambda s, b=b: s[b : b + 1], start) if (a, b) == (0, 0) else None
             piece, state = model(x[b : b + 1, a:z], before)
             pieces.append(piece)
@@ -163,7 +165,7 @@ def test_every_mixer_starts_finite_and_learns(kind):
     assert loss.item() < first.item() - 0.5
 
 
-# ---- the language model -----------------------------------------------------------------------------------------------
+# ---- the language model ----------------------------------------------------------------------------------------------
 
 
 def tiny(**more) -> xLSTMLM:
@@ -271,5 +273,5 @@ def test_bad_calls_are_errors_in_words():
         model.stack(torch.randn(1, 4, 7))
     with pytest.raises(ValueError, match="the state is of 2 blocks, the stack has 1"):
         model.stack(torch.randn(1, 4, 8), (None, None))
-    with pytest.raises(ValueError, match="no mixer 'mlsmt'. Did you mean 'mlstm'"):
+    with pytest.raises(ValueError, match=r"no mixer 'mlsmt'. Did you mean 'mlstm'"):
         xLSTM(xLSTMConfig(embedding_dim=8, blocks=("mlsmt",)))

@@ -6,6 +6,7 @@ write one class and give it a line in `MIXERS`. Not here: embeddings, heads, tra
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longshort.cells.loop import steps_within
-from longshort.config import xLSTMConfig, suggest
+from longshort.config import suggest, xLSTMConfig
 from longshort.functional import lstm, mlstm, rnn, slstm
 from longshort.ops.conv import CausalConv
 from longshort.ops.linear import BlockLinear, GatedFeedForward
@@ -100,7 +101,9 @@ class mLSTMMixer(nn.Module):
         qkv = torch.cat([q, k, v], -1)
         heads = (self.config.num_heads, -1)
         h, cell = mlstm(
-            *(each.unflatten(-1, heads) for each in (q, k, v)),
+            q.unflatten(-1, heads),
+            k.unflatten(-1, heads),
+            v.unflatten(-1, heads),
             self.i_gate(qkv),
             self.f_gate(qkv),
             state.cell,
@@ -150,7 +153,9 @@ class mLSTM7BMixer(nn.Module):
         state = state or EMPTY
         cap, heads = self.config.setting("gate_soft_cap") or None, (self.config.num_heads, -1)
         h, cell = mlstm(
-            *(layer(x).unflatten(-1, heads) for layer in (self.q, self.k, self.v)),
+            self.q(x).unflatten(-1, heads),
+            self.k(x).unflatten(-1, heads),
+            self.v(x).unflatten(-1, heads),
             soft_cap(self.i_gate(x), cap),
             soft_cap(self.f_gate(x), cap),
             state.cell,
@@ -267,7 +272,7 @@ class RNNMixer(RecurrentMixer):
         return rnn(x_pre.squeeze(2), self.R[0], state, **cuts)
 
 
-MIXERS: dict[str, dict[str, type[nn.Module]]] = {
+MIXERS: dict[str, dict[str, Callable[[xLSTMConfig, int], Mixer]]] = {
     "paper": {"mlstm": mLSTMMixer, "slstm": sLSTMMixer, "lstm": LSTMMixer, "rnn": RNNMixer},
     "7b": {"mlstm": mLSTM7BMixer, "slstm": sLSTMMixer, "lstm": LSTMMixer, "rnn": RNNMixer},
 }
@@ -314,7 +319,7 @@ class Block(nn.Module):
         norm = RMSNorm if config.block == "7b" else LayerNorm
         self.config, self.kind = config, kind
         self.norm = norm(D, norm_eps)
-        self.mixer = table[kind](config, block)
+        self.mixer: Mixer = table[kind](config, block)
         has_ffn = config.block == "7b" or kind != "mlstm"
         self.ffn_norm = norm(D, norm_eps) if has_ffn else None
         activation = "silu" if config.block == "7b" else "gelu"
@@ -326,7 +331,7 @@ class Block(nn.Module):
         D = self.config.embedding_dim
         nn.init.ones_(self.norm.weight)
         self.mixer.init_weights()
-        if self.ffn is not None:
+        if self.ffn is not None and self.ffn_norm is not None:
             nn.init.ones_(self.ffn_norm.weight)
             small_init(self.ffn.gate.weight, D)
             small_init(self.ffn.up.weight, D)
@@ -343,7 +348,7 @@ class Block(nn.Module):
         x = zero_past_end(x, lengths)  # NaN in the padding would reach the weights' gradients
         y, state = self.mixer(self.norm(x), state, lengths=lengths, reset=reset)
         x = x + self.dropout(y)
-        if self.ffn is not None:
+        if self.ffn is not None and self.ffn_norm is not None:
             x = x + self.dropout(self.ffn(self.ffn_norm(x)))
         return zero_past_end(x, lengths), state
 

@@ -9,6 +9,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,8 +27,9 @@ class Parser(argparse.ArgumentParser):
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
-            raise argparse.ArgumentError(action, f"no {value!r}.{suggest(value, action.choices)} "
-                                                 f"There are: {', '.join(action.choices)}")  # fmt: skip
+            raise argparse.ArgumentError(
+                action, f"no {value!r}.{suggest(value, action.choices)} There are: {', '.join(action.choices)}"
+            )
 
     def parse_all(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parse every argument; an unknown flag is an error that names the nearest."""
@@ -48,10 +50,10 @@ def explanations(settings: type) -> dict[str, str]:
     body = next(node for node in source.body if isinstance(node, ast.ClassDef) and node.name == settings.__name__).body
     return {
         field.target.id: " ".join(text.value.value.split())
-        for field, text in zip(body, body[1:], strict=False)
+        for field, text in pairwise(body)
         if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-    }  # fmt: skip
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant) and isinstance(text.value.value, str)
+    }
 
 
 def names(text: str) -> Any:
@@ -92,7 +94,9 @@ def add_settings(parser: argparse.ArgumentParser, settings: type, title: str, wi
 
 def chosen(arguments: argparse.Namespace, settings: type, without: Sequence[str] = ()) -> dict[str, Any]:
     """The fields of a settings class that were given as flags."""
-    return {f.name: getattr(arguments, f.name) for f in fields(settings) if f.name in arguments and f.name not in without}
+    return {
+        f.name: getattr(arguments, f.name) for f in fields(settings) if f.name in arguments and f.name not in without
+    }
 
 
 # ---- verbs -----------------------------------------------------------------------------------------------------------
@@ -114,7 +118,7 @@ def train(arguments: argparse.Namespace) -> None:
     if arguments.resume and (folder / "config.json").exists():
         base = TrainConfig.from_dict(json.loads((folder / "config.json").read_text()))
     shape = PRESETS[arguments.preset] if arguments.preset else base.model
-    model = replace(shape, **chosen(arguments, xLSTMConfig, ["vocab_size"]))
+    model = shape.changed(**chosen(arguments, xLSTMConfig, ["vocab_size"]))
     settings = replace(base, model=model, **chosen(arguments, TrainConfig, ["model"]))
     train(settings, folder, resume=arguments.resume)
     print(f"done: {folder}. Try: longshort generate {folder} --prompt 'Once more'")
@@ -166,8 +170,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         data = find_tokens(arguments.model, arguments.data, load_tokenizer(arguments.model), scratch)
         scored = evaluate(model, data.heldout, data.tokenizer)
-        print(f"held-out text: the last {scored.characters:,} characters of {data.notes['name']}, {scored.tokens:,} tokens")
-        print(f"model          {scored.bits_per_character:.3f} bits per character, perplexity {scored.perplexity:.2f} a token")
+        name, bits = data.notes["name"], scored.bits_per_character
+        print(f"held-out text: the last {scored.characters:,} characters of {name}, {scored.tokens:,} tokens")
+        print(f"model          {bits:.3f} bits per character, perplexity {scored.perplexity:.2f} a token")
         xz = xz_bits(data)
         print(f"xz -9e         {xz.alone:.3f} bits per character alone, {xz.primed:.3f} primed with the training text")
 
@@ -215,7 +220,9 @@ def build() -> Parser:
 
     each = verb("train", train, "train a language model on text")
     each.add_argument("folder", help="where the run is kept: settings, metrics, checkpoints, model card")
-    each.add_argument("--resume", action="store_true", help="go on with the run in the folder, as if it had never stopped")
+    each.add_argument(
+        "--resume", action="store_true", help="go on with the run in the folder, as if it had never stopped"
+    )
     each.add_argument("--preset", choices=list(PRESETS), metavar="NAME", help=f"a size: {', '.join(PRESETS)}")
     add_settings(each, TrainConfig, "training", without=["model"])
     add_settings(each, xLSTMConfig, "the model's shape (each overrules the preset)", without=["vocab_size"])
@@ -229,7 +236,9 @@ def build() -> Parser:
     each.add_argument("--temperature", type=float, default=0.8, metavar="X", help="0: always the likeliest token [0.8]")
     each.add_argument("--top-k", type=int, metavar="K", help="draw from the K likeliest tokens")
     each.add_argument("--top-p", type=float, metavar="P", help="draw from the likeliest tokens that hold probability P")
-    each.add_argument("--stop", action="append", metavar="TEXT", help="end before this text; may be given several times")
+    each.add_argument(
+        "--stop", action="append", metavar="TEXT", help="end before this text; may be given several times"
+    )
     each.add_argument("--seed", type=int, default=0, metavar="N", help="decides the draw [0]")
     each.add_argument("--save-state", metavar="FILE", help="keep all that was read and written")
     each.add_argument("--load-state", metavar="FILE", help="go on from what was kept")
@@ -246,11 +255,13 @@ def build() -> Parser:
     each.add_argument("--tokenizer", default="byte", metavar="KIND", help="byte, char or bpe [byte]")
     each.add_argument("--vocab-size", type=int, default=4096, metavar="N", help="how many tokens a bpe learns [4096]")
 
-    each = verb("convert", convert, "read a checkpoint, ours or NX-AI's or Hugging Face's, and write it in another format")
+    each = verb(
+        "convert", convert, "read a checkpoint, ours or NX-AI's or Hugging Face's, and write it in another format"
+    )
     each.add_argument("source", help="a checkpoint folder or .safetensors file; its format is recognised")
     each.add_argument("out", help="the folder to write")
-    each.add_argument("--to", default="longshort", metavar="FORMAT",
-                      help="longshort, hf, nxai-large, nxai-large-fused, nxai-small or nxai-small-cuda [longshort]")  # fmt: skip
+    formats = "longshort, hf, nxai-large, nxai-large-fused, nxai-small or nxai-small-cuda"
+    each.add_argument("--to", default="longshort", metavar="FORMAT", help=f"{formats} [longshort]")
 
     verb("doctor", doctor, "what this machine has, and which kernels run on it")
     return parser

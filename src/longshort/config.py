@@ -121,8 +121,9 @@ class xLSTMConfig(Settings):
 
     def _divides(self, name: str, whole: int, meaning: str) -> None:
         if whole % getattr(self, name):
-            raise ValueError(f"{name}={getattr(self, name)} does not divide {meaning}={whole}; "
-                             f"what does: {divisors(whole)}")  # fmt: skip
+            raise ValueError(
+                f"{name}={getattr(self, name)} does not divide {meaning}={whole}; what does: {divisors(whole)}"
+            )
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -131,7 +132,9 @@ class xLSTMConfig(Settings):
             raise ValueError("give blocks or slstm_at, not both: they say the same thing")
         if isinstance(self.blocks, tuple):
             if self.num_blocks not in (None, len(self.blocks)):
-                raise ValueError(f"num_blocks={self.num_blocks}, but blocks spells out {len(self.blocks)}; leave it out")
+                raise ValueError(
+                    f"num_blocks={self.num_blocks}, but blocks spells out {len(self.blocks)}; leave it out"
+                )
             kinds = self.blocks
         elif isinstance(self.blocks, str):
             found = re.fullmatch(r"\[(\d+):(\d+)\]", self.blocks)
@@ -143,7 +146,9 @@ class xLSTMConfig(Settings):
             if self.num_blocks is None:
                 raise ValueError("how many blocks? Give num_blocks, or spell them out in blocks")
             if outside := [at for at in self.slstm_at if not 0 <= at < self.num_blocks]:
-                raise ValueError(f"slstm_at={outside} lies outside the {self.num_blocks} blocks 0..{self.num_blocks - 1}")
+                raise ValueError(
+                    f"slstm_at={outside} lies outside the {self.num_blocks} blocks 0..{self.num_blocks - 1}"
+                )
             kinds = tuple("slstm" if at in self.slstm_at else "mlstm" for at in range(self.num_blocks))
         if not kinds:
             raise ValueError("a stack has at least one block")
@@ -185,10 +190,23 @@ class xLSTMConfig(Settings):
         """
         if name not in PRESETS:
             raise ValueError(f"no preset {name!r}.{suggest(name, PRESETS)} There are: {', '.join(PRESETS)}")
+        return PRESETS[name].changed(**changes)
+
+    def changed(self, **changes: Any) -> "xLSTMConfig":
+        """A copy with other settings. New `blocks` or `slstm_at` replace the whole layout, the number of blocks too.
+
+        >>> xLSTMConfig.preset("tiny").changed(blocks=("slstm", "rnn")).kinds
+        ('slstm', 'rnn')
+        """
+        known = [f.name for f in fields(self)]
         for change in changes:
-            if change not in cls.__dataclass_fields__:
-                raise ValueError(f"{cls.__name__} has no setting {change!r}.{suggest(change, cls.__dataclass_fields__)}")
-        return replace(PRESETS[name], **changes)
+            if change not in known:
+                raise ValueError(f"{type(self).__name__} has no setting {change!r}.{suggest(change, known)}")
+        if "blocks" in changes:
+            changes = {"num_blocks": None, "slstm_at": ()} | changes
+        elif "slstm_at" in changes:
+            changes = {"num_blocks": len(self.kinds), "blocks": None} | changes
+        return replace(self, **changes)
 
 
 def _paper_sizes() -> dict[str, xLSTMConfig]:
@@ -284,8 +302,10 @@ class TrainConfig(Settings):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}: 0 or more")
         if self.tokenizer not in ("byte", "char", "bpe"):
-            raise ValueError(f"tokenizer={self.tokenizer!r}: there are 'byte', 'char' and 'bpe'."
-                             f"{suggest(self.tokenizer, ('byte', 'char', 'bpe'))}")  # fmt: skip
+            raise ValueError(
+                f"tokenizer={self.tokenizer!r}: there are 'byte', 'char' and 'bpe'."
+                f"{suggest(self.tokenizer, ('byte', 'char', 'bpe'))}"
+            )
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "TrainConfig":

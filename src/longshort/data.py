@@ -8,6 +8,7 @@ import json
 import lzma
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -16,8 +17,8 @@ import torch
 from torch import Tensor
 
 from longshort.checkpoints import newest
-from longshort.files import write_atomically, write_json
 from longshort.config import suggest
+from longshort.files import write_atomically, write_json
 from longshort.shapes import Bool, Int
 
 HELD_OUT = 0.1
@@ -85,8 +86,8 @@ class CharTokenizer:
             return np.fromiter((self._id[c] for c in text), np.int64, len(text))
         except KeyError as stranger:
             raise DataError(
-                f"the character {stranger.args[0]!r} is not in this model's vocabulary of {self.vocab_size} characters: "
-                f"{self.characters!r}. Leave it out, or train with the byte tokenizer, which takes any text."
+                f"the character {stranger.args[0]!r} is not in this model's vocabulary of {self.vocab_size} characters"
+                f": {self.characters!r}. Leave it out, or train with the byte tokenizer, which takes any text."
             ) from None
 
     def decode(self, ids) -> str:
@@ -221,8 +222,10 @@ def load_corpus(source: Path | str = "shakespeare") -> Corpus:
     elif path.exists():
         paths = [path]
     else:
-        raise DataError(f"no file or folder {str(path)!r}.{suggest(str(source), ['shakespeare'])} "
-                        "Give a text file, a folder of them, or 'shakespeare', the embedded corpus.")  # fmt: skip
+        raise DataError(
+            f"no file or folder {str(path)!r}.{suggest(str(source), ['shakespeare'])} "
+            "Give a text file, a folder of them, or 'shakespeare', the embedded corpus."
+        )
     texts, starts = [], []
     for each in paths:
         starts.append(sum(map(len, texts)))
@@ -285,8 +288,10 @@ class Tokens:
         """
         lane = len(self) // size
         if lane < length:
-            raise DataError(f"{len(self)} tokens in {size} lanes make {lane} each, fewer than the {length} of one step: "
-                            "use a smaller batch or a shorter context")  # fmt: skip
+            raise DataError(
+                f"{len(self)} tokens in {size} lanes make {lane} each, fewer than the {length} of one step: "
+                "use a smaller batch or a shorter context"
+            )
         at = step % ((lane - 1) // (length - 1))
         tokens, reset = self.window(np.arange(size) * lane + at * (length - 1), length)
         if at == 0:
@@ -331,7 +336,7 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path | str) -> TokenDa
     for part, (begin, end) in parts.items():
         inside = [s for s in corpus.starts if begin <= s < end]
         borders = [begin, *[s for s in inside if s > begin], end]
-        ids = [tokenizer.encode(corpus.text[a:b]) for a, b in zip(borders, borders[1:], strict=False)]
+        ids = [tokenizer.encode(corpus.text[a:b]) for a, b in pairwise(borders)]
         starts = np.cumsum([0, *map(len, ids)])[:-1].tolist()
         whole = np.concatenate(ids).astype(notes["dtype"])
         write_atomically(folder / f"{part}.bin", lambda path, whole=whole: whole.tofile(path))
@@ -354,10 +359,12 @@ def open_tokens(folder: Path | str) -> TokenData:
     except ValueError as error:
         raise DataError(f"{folder / 'data.json'} is not JSON: {error}") from None
     if notes.get("format") != "longshort tokens" or notes.get("version") != 1:
-        raise DataError(f"{folder / 'data.json'} is of format {notes.get('format')!r} {notes.get('version')!r}, "
-                        "not 'longshort tokens' 1")  # fmt: skip
-    parts = [_open_part(folder, part, notes) for part in ("train", "heldout")]
-    return TokenData(*parts, load_tokenizer(folder), notes)
+        raise DataError(
+            f"{folder / 'data.json'} is of format {notes.get('format')!r} {notes.get('version')!r}, "
+            "not 'longshort tokens' 1"
+        )
+    train, heldout = (_open_part(folder, part, notes) for part in ("train", "heldout"))
+    return TokenData(train, heldout, load_tokenizer(folder), notes)
 
 
 def _open_part(folder: Path, part: str, notes: dict[str, Any]) -> Tokens:
@@ -372,9 +379,8 @@ def _open_part(folder: Path, part: str, notes: dict[str, Any]) -> Tokens:
 def find_tokens(model: Path | str, source: str | None, tokenizer: Tokenizer, scratch: Path | str) -> TokenData:
     """Token files for judging a model: of `source`, made in `scratch` if need be; else those of the model's own run."""
     if source is not None:
-        return open_tokens(source) if (Path(source) / "data.json").exists() else prepare(
-            load_corpus(source), tokenizer, scratch
-        )  # fmt: skip
+        made = (Path(source) / "data.json").exists()
+        return open_tokens(source) if made else prepare(load_corpus(source), tokenizer, scratch)
     for folder in (Path(model), *Path(model).resolve().parents[:2]):
         if (folder / "data" / "data.json").exists():
             return open_tokens(folder / "data")
@@ -394,6 +400,8 @@ class XZ(NamedTuple):
 def xz_bits(data: TokenData) -> XZ:
     """The bar for a language model: a compressor's bits per character on the same held-out text."""
     train, heldout = (data.tokenizer.decode(part.ids).encode() for part in (data.train, data.heldout))
-    alone, before, both = (len(lzma.compress(x, preset=9 | lzma.PRESET_EXTREME)) for x in (heldout, train, train + heldout))
+    alone, before, both = (
+        len(lzma.compress(x, preset=9 | lzma.PRESET_EXTREME)) for x in (heldout, train, train + heldout)
+    )
     characters = data.notes["heldout"]["characters"]
     return XZ(alone * 8 / characters, (both - before) * 8 / characters)

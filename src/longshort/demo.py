@@ -12,10 +12,10 @@ import torch
 
 from longshort.byhand import article_lstm, by_hand
 from longshort.checkpoints import load
-from longshort.files import write_json
 from longshort.config import TrainConfig, xLSTMConfig
 from longshort.data import open_tokens, xz_bits
 from longshort.evaluation import evaluate
+from longshort.files import write_json
 from longshort.functional import lstm
 from longshort.generation import Reading, Writer, named_tensors, read
 from longshort.model import xLSTMLM
@@ -77,8 +77,10 @@ def train_or_go_on(settings: TrainConfig, folder: Path) -> None:
     if newest is not None and newest.name == f"step-{settings.steps:08d}":
         print(f"already done: {newest}")
         return
-    print(f"{xLSTMLM(settings.model).num_parameters():,} weights, {settings.steps} steps of "
-          f"{settings.batch_size} x {settings.context} characters; Ctrl-C saves, and running this again goes on.")  # fmt: skip
+    print(
+        f"{xLSTMLM(settings.model).num_parameters():,} weights, {settings.steps} steps of "
+        f"{settings.batch_size} x {settings.context} characters; Ctrl-C saves, and running this again goes on."
+    )
     train(settings, folder, resume=(folder / "config.json").exists())
 
 

@@ -3,6 +3,7 @@
 import platform
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
@@ -15,7 +16,7 @@ EXTRAS = {"tokenizers": "bpe", "yaml": "yaml"}
 def cpu_name() -> str:
     """The processor's name, as the system gives it."""
     try:
-        lines = open("/proc/cpuinfo").read().splitlines()
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

@@ -150,8 +150,11 @@ class Stored:
         """Raise CheckpointError unless these very tensors are there, in these shapes."""
         missing = [name for name in wanted if name not in self.shapes]
         unknown = [name for name in self.shapes if name not in wanted]
-        wrong = [f"{name} has shape {self.shapes[name]}, not {tuple(wanted[name])}"
-                 for name in wanted if name in self.shapes and self.shapes[name] != tuple(wanted[name])]  # fmt: skip
+        wrong = [
+            f"{name} has shape {self.shapes[name]}, not {tuple(wanted[name])}"
+            for name in wanted
+            if name in self.shapes and self.shapes[name] != tuple(wanted[name])
+        ]
         for what, found in [("missing", missing), ("unknown", unknown), ("wrong", wrong)]:
             if found:
                 more = f" and {len(found) - 3} more" if len(found) > 3 else ""

@@ -125,7 +125,7 @@ def rnn(
     >>> h.shape, state.h.shape
     (torch.Size([2, 5, 1, 3]), torch.Size([2, 1, 3]))
     """
-    B, T, N, H = shape_of("x_pre", x_pre, "B T N H")
+    B, _, N, H = shape_of("x_pre", x_pre, "B T N H")
     expect("R", R, (N, H, H), "(N, H, H)")
     one_of("nonlinearity", nonlinearity, NONLINEARITIES)
     dtype = compute_dtype(RNNState, state, x_pre, R)
@@ -159,7 +159,7 @@ def lstm(
     (torch.Size([2, 5, 1, 3]), torch.Size([2, 1, 3]))
     """
     one_of("forget", forget, GATES)
-    B, T, G, N, H = shape_of("x_pre", x_pre, "B T G N H")
+    B, _, G, N, H = shape_of("x_pre", x_pre, "B T G N H")
     if GATES[forget] != G:
         raise ValueError(f"forget={forget!r} takes {GATES[forget]} gates, x_pre has {G}: (B, T, {GATES[forget]}, N, H)")
     P = H if proj is None else proj.shape[1]
@@ -197,7 +197,7 @@ def slstm(
     (torch.Size([2, 5, 1, 3]), tensor(1.9375))
     """
     one_of("forget", forget, FORGET)
-    B, T, G, N, H = shape_of("x_pre", x_pre, "B T 4 N H")
+    B, T, _, N, H = shape_of("x_pre", x_pre, "B T 4 N H")
     expect("x_pre", x_pre, (B, T, 4, N, H), "(B, T, 4, N, H)")
     expect("R", R, (4, N, H, H), "(4, N, H, H)")
     dtype = compute_dtype(SLSTMState, state, x_pre, R)
@@ -272,7 +272,9 @@ def slstm_step(x_pre: Float[Tensor, "B 4 N H"], R, state: SLSTMState | None = No
     return one_step(slstm, [x_pre], R, state, reset=reset, **options)
 
 
-def mlstm_step(q: Float[Tensor, "B N K"], k, v, i_pre, f_pre, state: MLSTMState | None = None, *, reset=None, **options):
+def mlstm_step(
+    q: Float[Tensor, "B N K"], k, v, i_pre, f_pre, state: MLSTMState | None = None, *, reset=None, **options
+):
     """One time step of `mlstm`: the same arguments less T (and no lengths); returns h (B, N, V) and the state."""
     return one_step(mlstm, [q, k, v, i_pre, f_pre], state, reset=reset, **options)
 
@@ -280,7 +282,9 @@ def mlstm_step(q: Float[Tensor, "B N K"], k, v, i_pre, f_pre, state: MLSTMState 
 # ---- what every door does --------------------------------------------------------------------------------------------
 
 
-def drive(cell: str, inputs: list[Tensor], state, lengths, reset, kernel: str, *, options: dict, R: Tensor | None = None):
+def drive(
+    cell: str, inputs: list[Tensor], state, lengths, reset, kernel: str, *, options: dict, R: Tensor | None = None
+):
     """Clean the inputs, run the chosen kernel in the state's dtype, and hand back h in the input's dtype."""
     x = inputs[0]
     B, T = x.shape[:2]
@@ -305,10 +309,12 @@ def clean(x: Float[Tensor, "B T ..."], valid: Bool[Tensor, "B T"] | None) -> Ten
 
 def compute_dtype(kind: type, state, *tensors: Tensor) -> torch.dtype:
     """The dtype of states and sums: float32, or wider if any tensor is."""
-    if state is not None and not (isinstance(state, tuple) and len(state) == len(kind._fields) and all(
-        isinstance(x, Tensor) for x in state
-    )):  # fmt: skip
-        raise ValueError(f"state must be a {kind.__name__}({', '.join(kind._fields)}) of tensors, or None, got {state!r}")
+    if state is not None and not (
+        isinstance(state, tuple) and len(state) == len(kind._fields) and all(isinstance(x, Tensor) for x in state)
+    ):
+        raise ValueError(
+            f"state must be a {kind.__name__}({', '.join(kind._fields)}) of tensors, or None, got {state!r}"
+        )
     dtype = torch.float32
     for x in (*tensors, *(state or ())):
         dtype = torch.promote_types(dtype, x.dtype)
@@ -354,7 +360,7 @@ def check_lengths(lengths, B: int, T: int, device: torch.device) -> Int[Tensor, 
         )
     # Reading values off an accelerator would stall it, and inside a transform there are none to read.
     readable = lengths.device.type == "cpu" and not torch._C._are_functorch_transforms_active()
-    if readable and B and not (0 <= int(lengths.min()) and int(lengths.max()) <= T):
+    if readable and B and (int(lengths.min()) < 0 or int(lengths.max()) > T):
         raise ValueError(f"lengths must be between 0 and T={T}, got {lengths.min()} to {lengths.max()}")
     return lengths.to(device)
 

@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from longshort.files import write_atomically
 from longshort.data import TextStream, Tokenizer
+from longshort.files import write_atomically
 from longshort.model import State, map_state, xLSTMLM
 from longshort.shapes import Float, Int
 
@@ -99,7 +99,7 @@ def read(model: xLSTMLM, prompts: Sequence[Sequence[int] | np.ndarray], reading:
 
 def check_tokens(tokens: Int[Tensor, "B T"], vocab_size: int) -> None:
     """Refuse tokens the model has no row for."""
-    if tokens.numel() and not (0 <= int(tokens.min()) and int(tokens.max()) < vocab_size):
+    if tokens.numel() and (int(tokens.min()) < 0 or int(tokens.max()) >= vocab_size):
         worst = int(tokens.max()) if int(tokens.max()) >= vocab_size else int(tokens.min())
         raise ValueError(f"token {worst} is outside the vocabulary 0..{vocab_size - 1}: is this the model's tokenizer?")
 
@@ -219,8 +219,11 @@ class Writer:
 
     def _count(self, what: str, tokens: int, began: float) -> None:
         seconds = time.perf_counter() - began
-        self.stats |= {f"{what}_tokens": tokens, f"{what}_seconds": seconds,
-                       f"{what}_tokens_per_second": tokens / max(seconds, 1e-9)}  # fmt: skip
+        self.stats |= {
+            f"{what}_tokens": tokens,
+            f"{what}_seconds": seconds,
+            f"{what}_tokens_per_second": tokens / max(seconds, 1e-9),
+        }
 
 
 def generate(
@@ -270,7 +273,9 @@ def named_tensors(state: Any, name: str = "state") -> dict[str, Tensor]:
     if isinstance(state, Tensor):
         return {name: state}
     keys = getattr(state, "_fields", range(len(state)))
-    return {k: x for key, part in zip(keys, state, strict=True) for k, x in named_tensors(part, f"{name}.{key}").items()}
+    return {
+        k: x for key, part in zip(keys, state, strict=True) for k, x in named_tensors(part, f"{name}.{key}").items()
+    }
 
 
 def save_reading(path: Path | str, reading: Reading, model: xLSTMLM) -> None:

@@ -1,6 +1,7 @@
-"""The xLSTM stack and its language model: embedding, blocks, norm, head; sizes and costs. Knows no files or tokenizers."""
+"""The xLSTM stack and its language model: embedding, blocks, norm, head; sizes, costs. Knows no files or tokenizers."""
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,7 @@ class xLSTM(nn.Module):
     def __init__(self, config: xLSTMConfig):
         super().__init__()
         self.config = config
-        self.blocks = nn.ModuleList(Block(config, i) for i in range(len(config.kinds)))
+        self.blocks = cast("Sequence[Block]", nn.ModuleList(Block(config, i) for i in range(len(config.kinds))))
         norm = RMSNorm if config.block == "7b" else LayerNorm
         self.norm = norm(config.embedding_dim, config.setting("norm_eps"))
         self.checkpointing = False
@@ -60,7 +61,7 @@ class xLSTM(nn.Module):
             raise ValueError(f"x must be (B, T, D) with D = {self.config.embedding_dim}, got {tuple(x.shape)}")
         if state is not None and len(state) != len(self.blocks):
             raise ValueError(f"the state is of {len(state)} blocks, the stack has {len(self.blocks)}")
-        lengths = check_lengths(lengths, *x.shape[:2], x.device)
+        lengths = check_lengths(lengths, x.shape[0], x.shape[1], x.device)
         states = []
         for block, before in zip(self.blocks, state or [None] * len(self.blocks), strict=True):
             if self.checkpointing and torch.is_grad_enabled():
@@ -151,16 +152,16 @@ class xLSTMLM(nn.Module):
         """
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
         scored = torch.ones_like(targets, dtype=torch.bool)
+        lengths = check_lengths(lengths, tokens.shape[0], tokens.shape[1], tokens.device)
         if lengths is not None:
-            lengths = check_lengths(lengths, *tokens.shape, tokens.device)
             scored &= torch.arange(1, tokens.shape[1], device=tokens.device) < lengths[:, None]
             lengths = (lengths - 1).clamp(min=0)
         if reset is not None:
             scored &= ~reset[:, 1:]
             reset = reset[:, :-1]
-        logits, state = self(inputs, state, lengths=lengths, reset=reset)
+        logits, last = self(inputs, state, lengths=lengths, reset=reset)
         targets = targets.masked_fill(~scored, -100).long()
-        return Loss(F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100), state)
+        return Loss(F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100), last)
 
     def num_parameters(self) -> int:
         """How many weights there are; shared ones count once."""
@@ -194,7 +195,7 @@ def detach(state: State) -> State:
     return map_state(Tensor.detach, state)
 
 
-def map_state(f, state):
+def map_state(f: Callable[[Tensor], Any], state: Any) -> Any:
     """`f` of every tensor in a state, the nesting kept."""
     if isinstance(state, Tensor):
         return f(state)

@@ -4,7 +4,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,6 @@ class Progress:
         self.console.print(text, markup=False, soft_wrap=True)
         sys.stdout.flush()
 
-    def _write(self, line: dict[str, float]) -> None:
+    def _write(self, line: Mapping[str, float]) -> None:
         with self.path.open("a") as file:
             file.write(json.dumps(line) + "\n")

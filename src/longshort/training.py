@@ -8,7 +8,6 @@ import math
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -21,7 +20,6 @@ from torch import Tensor
 
 from longshort import __version__
 from longshort.checkpoints import load, newest, save
-from longshort.files import CheckpointError, write_atomically, write_json, write_text
 from longshort.config import TrainConfig
 from longshort.data import (
     TokenData,
@@ -33,6 +31,7 @@ from longshort.data import (
     save_tokenizer,
 )
 from longshort.evaluation import evaluate
+from longshort.files import CheckpointError, write_atomically, write_json, write_text
 from longshort.generation import generate
 from longshort.model import State, detach, map_state, xLSTMLM
 from longshort.plot import loss_picture
@@ -56,6 +55,8 @@ def train(config: TrainConfig, folder: Path | str, *, resume: bool = False) -> x
     config = replace(config, model=replace(config.model, vocab_size=data.tokenizer.vocab_size))
     run = restore(config, folder, data) if resume else start(config, data)
     write_json(folder / "config.json", config.to_dict())
+    if run.step == 0:
+        save_run(run, folder)  # so that there is something to load from the first moment
     with Progress(config, folder, run.step) as progress, stop_signal() as stopping:
         while run.step < config.steps:
             loss, norm, tokens = train_step(run)
@@ -154,8 +155,8 @@ def require_finite(loss: float, norm: float, run: Run, folder: Path) -> None:
         return
     good = newest_checkpoint(folder)
     raise TrainingError(
-        f"step {run.step + 1}: the loss is {loss} and its gradient's norm {norm}, so the run stopped before using them. "
-        f"{f'The last good checkpoint is {good}.' if good else 'No checkpoint was saved before.'} "
+        f"step {run.step + 1}: the loss is {loss} and its gradient's norm {norm}, so the run stopped before using them."
+        f" {f'The last good checkpoint is {good}.' if good else 'No checkpoint was saved before.'} "
         f"A lower --lr (now {run.config.lr:g}), a longer --warmup or a smaller --clip usually helps."
     )
 
@@ -188,8 +189,10 @@ def open_run(config: TrainConfig, folder: Path, resume: bool) -> TrainConfig:
     config = replace(config, model=replace(config.model, vocab_size=before.model.vocab_size))
     for name, value in asdict(config).items():
         if name not in TrainConfig.REPORTING and value != asdict(before)[name]:
-            raise TrainingError(f"this run was started with {name}={asdict(before)[name]!r}, and now {name}={value!r} "
-                                "is asked for: leave it as it was, or start a new run")  # fmt: skip
+            raise TrainingError(
+                f"this run was started with {name}={asdict(before)[name]!r}, and now {name}={value!r} "
+                "is asked for: leave it as it was, or start a new run"
+            )
     return config
 
 
@@ -204,8 +207,10 @@ def open_data(config: TrainConfig, folder: Path) -> TokenData:
         corpus = load_corpus(config.data)
         data = prepare(corpus, build_tokenizer(config.tokenizer, corpus, config.vocab_size), own)
     if len(data.train) < config.context + 1:
-        raise TrainingError(f"the training text is {len(data.train)} tokens (the last 10 % are held out), fewer than one "
-                            f"sequence of {config.context} + 1: use a longer text or a smaller --context")  # fmt: skip
+        raise TrainingError(
+            f"the training text is {len(data.train)} tokens (the last 10 % are held out), fewer than one "
+            f"sequence of {config.context} + 1: use a longer text or a smaller --context"
+        )
     return data
 
 
@@ -245,12 +250,15 @@ def save_run(run: Run, folder: Path) -> Path:
     target = checkpoints / f"step-{run.step:08d}"
     temporary = checkpoints / f".{target.name}.tmp"
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
+        for left in checkpoints.glob(".step-*.tmp"):  # by a run that was killed
+            shutil.rmtree(left)
         temporary.mkdir(parents=True)
         save(run.model, temporary)
         save_tokenizer(run.data.tokenizer, temporary)
         save_file(progress_tensors(run), temporary / "training.safetensors")
-        (temporary / "training.json").write_text(json.dumps({"step": run.step, "heldout": run.heldout}))
+        (temporary / "training.json").write_text(
+            json.dumps({"step": run.step, "heldout": None if math.isnan(run.heldout) else run.heldout})
+        )
         (temporary / "README.md").write_text(model_card(run))
         shutil.rmtree(target, ignore_errors=True)
         os.replace(temporary, target)
@@ -287,11 +295,18 @@ def restore(config: TrainConfig, folder: Path, data: TokenData) -> Run:
         return start(config, data)
     model = load(newest, device=str(pick_device(config.device)))
     notes, tensors = json.loads((newest / "training.json").read_text()), load_file(newest / "training.safetensors")
-    run = Run(config, data, model, build_optimizer(model, config), notes["step"], heldout=notes["heldout"])
-    for name, weight in model.named_parameters():
+    run = Run(
+        config,
+        data,
+        model,
+        build_optimizer(model, config),
+        notes["step"],
+        heldout=math.nan if notes["heldout"] is None else notes["heldout"],
+    )
+    for name, weight in model.named_parameters() if run.step else ():
         moments = {key: tensors[f"optimizer.{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
         run.optimizer.state[weight] = {k: x if k == "step" else x.to(weight.device) for k, x in moments.items()}
-    if config.carry_state:
+    if config.carry_state and run.step:
         rows = torch.zeros(config.batch_size, 1, dtype=torch.long, device=model.embedding.weight.device)
         with torch.no_grad():
             _, template = model(rows)
@@ -308,6 +323,7 @@ def model_card(run: Run) -> str:
     notes, config = run.data.notes, run.config
     settings = "\n".join(f"    {name} = {value!r}" for name, value in asdict(config).items() if name != "model")
     shape = "\n".join(f"    {name} = {value!r}" for name, value in asdict(config.model).items())
+    scored = "" if run.step == config.steps else f" (first {config.eval_tokens} tokens)"
     return f"""# An xLSTM language model, step {run.step} of {config.steps}
 
 Trained by longshort {__version__} (torch {torch.__version__}) on {notes["name"]} (SHA-256 {notes["sha256"][:16]}…):
@@ -315,7 +331,7 @@ Trained by longshort {__version__} (torch {torch.__version__}) on {notes["name"]
 
 - weights: {run.model.num_parameters():,}
 - blocks: {" ".join(config.model.kinds)}
-- held-out bits per character: {run.heldout:.3f}{"" if run.step == config.steps else f" (first {config.eval_tokens} tokens)"}
+- held-out bits per character: {run.heldout:.3f}{scored}
 - seed: {config.seed}
 
 Use it: `longshort generate FOLDER --prompt "…"`, or `longshort.load(FOLDER)` in Python.

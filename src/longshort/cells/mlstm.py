@@ -186,9 +186,8 @@ def chunkwise_forward(q, k, v, i_gate, log_f, state: MLSTMState, L: int, eps: fl
     bound = torch.where(den.abs() > floor, den.abs(), floor) + eps
     h = num / bound[..., None]
     slope = torch.where(den.abs() > floor, den.sign(), 0)
-    return h, MLSTMState(last[..., :-1], last[..., -1], m_end[:, -1]), Chunks(
-        q, k, v1, h, weight, S, C1, read, write, carry, bound, slope
-    )  # fmt: skip
+    chunks = Chunks(q, k, v1, h, weight, S, C1, read, write, carry, bound, slope)
+    return h, MLSTMState(last[..., :-1], last[..., -1], m_end[:, -1]), chunks
 
 
 def scan_m(decay: Float[Tensor, "B c N"], peak: Float[Tensor, "B c N"], m: Float[Tensor, "B N"]):
@@ -223,8 +222,8 @@ class Chunkwise(torch.autograd.Function):
     def forward(ctx, L, eps, *inputs):  # inputs: q, k, v, i_gate, log_f, C, n, m
         ctx.L, ctx.eps, ctx.rows = L, eps, rows_at_a_time(inputs[0])
         groups = [
-            chunkwise_forward(*rows[:5], MLSTMState(*rows[5:]), L, eps)
-            for rows in zip(*(x.split(ctx.rows) for x in inputs), strict=True)
+            chunkwise_forward(q, k, v, i_gate, log_f, MLSTMState(*state), L, eps)
+            for q, k, v, i_gate, log_f, *state in zip(*(x.split(ctx.rows) for x in inputs), strict=True)
         ]
         h, last, chunks = zip(*groups, strict=True)
         ctx.save_for_backward(*inputs, *(x for group in chunks for x in group))
@@ -279,7 +278,8 @@ def gather(groups: Sequence[Float[Tensor, "b c N L ..."]], T: int) -> Float[Tens
 def differentiable_backward(inputs, L: int, eps: float, dh, dC, dn) -> tuple[Tensor | None, ...]:
     """The gradients of q, k, v, both gates, C and n as a graph of their own, through autograd."""
     wanted = [x for x in inputs[:7] if x.requires_grad]
-    h, last, _ = chunkwise_forward(*inputs[:5], MLSTMState(*inputs[5:]), L, eps)
+    q, k, v, i_gate, log_f, *state = inputs
+    h, last, _ = chunkwise_forward(q, k, v, i_gate, log_f, MLSTMState(*state), L, eps)
     outputs = unsplit(h, dh.shape[1]), last.C, last.n
     grads = iter(torch.autograd.grad(outputs, wanted, (dh, dC, dn), create_graph=True, allow_unused=True))
     return tuple(next(grads) if x.requires_grad else None for x in inputs[:7])

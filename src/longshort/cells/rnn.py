@@ -1,6 +1,6 @@
 """The Elman RNN, step by step: the reference. Input weights and biases are already in `x_pre`.
 
-    h_t = tanh(x_pre_t + R h_{t-1})                  Elman 1990; heads are blocks on the diagonal of R
+Elman 1990: h_t = tanh(x_pre_t + R h_{t-1}); heads are blocks on the diagonal of R.
 """
 
 from typing import NamedTuple

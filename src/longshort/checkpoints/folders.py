@@ -7,6 +7,14 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from longshort.checkpoints.formats import (
+    CONFIG_FROM,
+    FORMATS,
+    Format,
+    kind_of,
+    layout,
+)
+from longshort.config import suggest, xLSTMConfig
 from longshort.files import (
     CheckpointError,
     Stored,
@@ -16,14 +24,6 @@ from longshort.files import (
     write_together,
     yaml_writer,
 )
-from longshort.checkpoints.formats import (
-    CONFIG_FROM,
-    FORMATS,
-    Format,
-    kind_of,
-    layout,
-)
-from longshort.config import suggest, xLSTMConfig
 from longshort.model import xLSTMLM
 
 CONFIG_FILES = ("config.json", "config.yaml")
@@ -158,8 +158,10 @@ def recognise(path: Path) -> tuple[Format, xLSTMConfig, Stored]:
     if kind in (None, "unknown") and any(name.startswith("xlstm_block_stack.") for name in stored.shapes):
         kind = "nxai-small"
     if kind not in CONFIG_FROM:
-        raise CheckpointError(f"{folder}: {stored} needs settings beside it, {' or '.join(CONFIG_FILES)}, of ours, of "
-                              f"model_type 'xlstm', or of xlstm_large; {file or 'neither'} is there")  # fmt: skip
+        raise CheckpointError(
+            f"{folder}: {stored} needs settings beside it, {' or '.join(CONFIG_FILES)}, of ours, of "
+            f"model_type 'xlstm', or of xlstm_large; {file or 'neither'} is there"
+        )
     if kind == "nxai-small":
         settings = settings | {"tie_weights": is_tied(stored)}
     with about(file or files[0]):

@@ -1,5 +1,7 @@
 """Block-diagonal linear maps and gated feed-forward layers. No recurrence here."""
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -26,7 +28,7 @@ class BlockLinear(nn.Module):
 class GatedFeedForward(nn.Module):
     """down(act(gate x) * up x): GeLU-gated in the xLSTM paper, SwiGLU in xLSTM-7B. (B, T, D) -> (B, T, D)."""
 
-    ACTIVATIONS = {"gelu": F.gelu, "silu": F.silu}
+    ACTIVATIONS: ClassVar = {"gelu": F.gelu, "silu": F.silu}
 
     def __init__(self, dim: int, hidden: int, activation: str):
         super().__init__()

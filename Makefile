@@ -1,0 +1,55 @@
+# Every target sets up what it needs, once. `make demo` and `make test` each work as the only command on a fresh clone.
+
+PYTHON ?= python3
+# A CPU build. For CUDA: make TORCH='torch>=2.6' demo
+TORCH ?= torch==2.13.0
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check format bench gpu-check clean
+
+demo: $(VENV)/.run
+	$(BIN)/longshort demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff format --check src tests benchmarks examples
+	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/pyright
+	$(BIN)/python -m pytest tests/test_architecture.py
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format src tests benchmarks examples
+	$(BIN)/ruff check --fix src tests benchmarks examples
+
+# Peers live in an environment of their own: mlstm_kernels is not under an open licence, and no test needs it.
+bench: .venv-bench/.ready
+	PYTHONPATH=src .venv-bench/bin/python benchmarks/mlstm_chunkwise.py --threads 2
+
+# Runs with any interpreter that has torch and pytest: make gpu-check PYTHON=python3. Installs nothing.
+gpu-check:
+	PYTHONPATH=src $(PYTHON) benchmarks/gpu_check.py
+
+clean:
+	rm -rf $(VENV) .venv-bench runs
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# What it takes to use the library.
+$(VENV)/.run: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/pip install -q $(TORCH) -e .
+	touch $@
+
+# What it takes to work on it. xlstm is a stranger that tests compare with; its own dependencies are not wanted.
+$(VENV)/.dev: $(VENV)/.run
+	$(BIN)/pip install -q $(TORCH) -e '.[dev]'
+	$(BIN)/pip install -q --no-deps xlstm==2.0.6
+	touch $@
+
+.venv-bench/.ready:
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip install -q $(TORCH) numpy mlstm_kernels==2.0.6
+	touch $@
