@@ -70,7 +70,7 @@ def test_bpe_learns_from_the_training_part_alone():
     assert "zq" not in build_tokenizer("bpe", corpus, 270).inner.get_vocab()
 
 
-# ---- corpora ----------------------------------------------------------------------------------------------------------
+# ---- corpora --------------------------------------------------------------------------------------------------------
 
 
 def test_embedded_corpus_is_eight_tragedies():
@@ -118,7 +118,7 @@ def test_missing_texts_are_refused_in_words(tmp_path):
         build_tokenizer("bpe", CORPUS, 256)
 
 
-# ---- token files ------------------------------------------------------------------------------------------------------
+# ---- token files ----------------------------------------------------------------------------------------------------
 
 
 def test_held_out_text_is_the_last_tenth_whatever_the_tokenizer(tmp_path):

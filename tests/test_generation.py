@@ -1,5 +1,6 @@
 """Writing: batches of any prompts equal each alone, pieces equal the whole, readings are kept and taken up again."""
 
+import itertools
 import math
 
 import pytest
@@ -156,7 +157,7 @@ def test_decoding_carries_a_state_of_constant_size(model):
     assert sizes[0] == sizes[1]
 
 
-# ---- evaluation -------------------------------------------------------------------------------------------------------
+# ---- evaluation -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("lanes", "piece"), [(1, 1000), (1, 7), (4, 13)])
@@ -166,7 +167,7 @@ def test_evaluate_scores_every_token_with_all_its_past(model, tmp_path, lanes, p
     ids = torch.from_numpy(data.heldout.ids.astype("int64"))
     borders = torch.linspace(0, len(ids), lanes + 1, dtype=torch.float64).long().tolist()
     nats = math.log(256)
-    for a, b in zip(borders, borders[1:], strict=False):
+    for a, b in itertools.pairwise(borders):
         lane = ids[max(a - 1, 0) : b][None]
         logits, _ = model(lane[:, :-1])
         nats -= logits.log_softmax(-1).gather(-1, lane[:, 1:, None]).sum().item()

@@ -64,7 +64,13 @@ def stop_at(monkeypatch, step, number=signal.SIGINT):
 
 @pytest.mark.parametrize(
     "more",
-    [{}, dict(carry_state=True), dict(accumulate=2, checkpoint_activations=True), dict(bf16=True), dict(tokenizer="char")],
+    [
+        {},
+        dict(carry_state=True),
+        dict(accumulate=2, checkpoint_activations=True),
+        dict(bf16=True),
+        dict(tokenizer="char"),
+    ],
     ids=str,
 )
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -97,7 +103,9 @@ def test_kill_at_any_moment_leaves_a_checkpoint_that_loads_and_goes_on(tmp_path,
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
     for attempt in range(4):
         again = ["again"] if first.parent.exists() else []
-        run = subprocess.Popen([sys.executable, str(tmp_path / "go.py"), *again], env=environment, stdout=subprocess.DEVNULL)
+        run = subprocess.Popen(
+            [sys.executable, str(tmp_path / "go.py"), *again], env=environment, stdout=subprocess.DEVNULL
+        )
         while run.poll() is None and not any(first.parent.glob("step-*")):
             time.sleep(0.01)
         time.sleep(0.05 + 0.13 * attempt)
@@ -156,13 +164,15 @@ def test_learning_rate_rises_and_falls():
     assert rates[10:] == sorted(rates[10:], reverse=True)
 
 
-# ---- what goes wrong -------------------------------------------------------------------------------------------------
+# ---- what goes wrong ------------------------------------------------------------------------------------------------
 
 
 def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tmp_path, text, monkeypatch):
     made = training.train_step
     monkeypatch.setattr(training, "train_step", lambda run: (math.nan, 1.0, 1) if run.step == 4 else made(run))
-    with pytest.raises(TrainingError, match=r"step 5: the loss is nan .* last good checkpoint is .*step-00000003.* --lr"):
+    with pytest.raises(
+        TrainingError, match=r"step 5: the loss is nan .* last good checkpoint is .*step-00000003.* --lr"
+    ):
         train(replace(TINY, data=text), tmp_path / "run")
     assert all(x.isfinite().all() for x in load(tmp_path / "run").state_dict().values())
 
