@@ -175,3 +175,12 @@ def test_evaluate_scores_every_token_with_all_its_past(model, tmp_path, lanes, p
     assert got.bits_per_character == pytest.approx(nats / math.log(2) / got.characters, rel=1e-5)
     assert got.perplexity == pytest.approx(math.exp(nats / len(ids)), rel=1e-5)
     assert (got.tokens, got.characters) == (len(ids), data.notes["heldout"]["characters"])
+
+
+def test_evaluate_with_a_limit_scores_the_first_of_every_part(model, tmp_path):
+    text = "Season of mists and mellow fruitfulness, close bosom-friend of the maturing sun. " * 12
+    data = prepare(Corpus("keats", text, (0,)), BYTES, tmp_path)
+    got = evaluate(model, data.heldout, BYTES, limit=40, lanes=4)
+    assert (got.tokens, got.characters) == (40, 40)
+    whole = evaluate(model, data.heldout, BYTES, lanes=4)
+    assert got.bits_per_character == pytest.approx(whole.bits_per_character, rel=0.1)

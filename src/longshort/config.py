@@ -280,7 +280,7 @@ class TrainConfig(Settings):
     eval_every: int = 200
     """Steps between two looks at the held-out text, each with a sample and a checkpoint."""
     eval_tokens: int = 16384
-    """Held-out tokens scored each time; at the end all are."""
+    """Held-out tokens scored each time, from all over the text; at the end every one is."""
     keep: int = 2
     """Checkpoints kept; older ones go."""
     sample_prompt: str = "\n"

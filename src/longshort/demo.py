@@ -13,7 +13,7 @@ import torch
 from longshort.byhand import article_lstm, by_hand
 from longshort.checkpoints import load
 from longshort.config import TrainConfig, xLSTMConfig
-from longshort.data import open_tokens, xz_bits
+from longshort.data import load_tokenizer, open_tokens, xz_bits
 from longshort.evaluation import evaluate
 from longshort.files import write_json
 from longshort.functional import lstm
@@ -102,8 +102,6 @@ def show_evaluation(model: xLSTMLM, folder: Path) -> None:
 
 def show_writing(model: xLSTMLM, folder: Path) -> None:
     """The model continues a line of Keats."""
-    from longshort.data import load_tokenizer
-
     heading("4. It writes")
     writer = Writer(model, load_tokenizer(folder), [PROMPT], 300)
     print(PROMPT, end="", flush=True)

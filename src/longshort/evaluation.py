@@ -25,29 +25,30 @@ class Evaluation(NamedTuple):
 def evaluate(
     model: xLSTMLM, text: Tokens, tokenizer: Tokenizer, *, limit: int | None = None, lanes: int = 16, piece: int = 512
 ) -> Evaluation:
-    """Score `text`, or its first `limit` tokens: the state is carried through, so every token has all its past.
+    """Score `text`: the state is carried through it, so every token has its past.
 
     The text is read in `lanes` contiguous parts side by side, each from an empty state and the one token before it;
-    the very first token costs log2(vocabulary). Documents are kept apart by resets.
+    the very first token costs log2(vocabulary). Documents are kept apart by resets. With a `limit`, only about so
+    many tokens are scored, the first of every part.
     """
-    count = min(limit or len(text), len(text))
-    if count < 1:
+    if len(text) < 1:
         raise ValueError("nothing to evaluate: the held-out text is empty")
-    borders = np.linspace(0, count, min(lanes, count) + 1).astype(int)
-    begins, ends = np.maximum(borders[:-1] - 1, 0), borders[1:]
+    borders = np.linspace(0, len(text), min(lanes, len(text)) + 1).astype(int)
+    ends = borders[1:] if limit is None else np.minimum(borders[1:], borders[:-1] + max(1, limit // lanes))
+    begins, count = np.maximum(borders[:-1] - 1, 0), int((ends - borders[:-1]).sum())
     device, was_training = model.embedding.weight.device, model.training
     nats, state = math.log(model.config.vocab_size), None
     model.eval()
     for at in range(0, int((ends - begins).max()) - 1, piece):
         index = begins[:, None] + at + np.arange(piece + 1)
         left = torch.from_numpy((ends - begins - at - 1).clip(0, piece)).to(device)
-        tokens = torch.from_numpy(np.asarray(text.ids[np.minimum(index, count - 1)], np.int64)).to(device)
+        tokens = torch.from_numpy(np.asarray(text.ids[np.minimum(index, len(text) - 1)], np.int64)).to(device)
         starts = np.isin(index[:, :-1], text.starts)
         reset = torch.from_numpy(starts).to(device) if starts.any() else None
         logits, state = model(tokens[:, :-1], state, lengths=left, reset=reset)
         losses = F.cross_entropy(logits.float().transpose(1, 2), tokens[:, 1:], reduction="none")
-        scored = torch.arange(piece, device=device) < left[:, None]
-        nats += losses.double()[scored].sum().item()
+        nats += losses.double()[torch.arange(piece, device=device) < left[:, None]].sum().item()
     model.train(was_training)
-    characters = len(tokenizer.decode(text.ids[:count]))
+    scored_ids = [text.ids[begin:end] for begin, end in zip(borders, ends, strict=False)]
+    characters = len(tokenizer.decode(np.concatenate(scored_ids)))
     return Evaluation(nats / math.log(2) / characters, math.exp(nats / count), count, characters)

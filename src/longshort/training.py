@@ -323,7 +323,7 @@ def model_card(run: Run) -> str:
     notes, config = run.data.notes, run.config
     settings = "\n".join(f"    {name} = {value!r}" for name, value in asdict(config).items() if name != "model")
     shape = "\n".join(f"    {name} = {value!r}" for name, value in asdict(config.model).items())
-    scored = "" if run.step == config.steps else f" (first {config.eval_tokens} tokens)"
+    scored = "" if run.step == config.steps else f" (of {config.eval_tokens:,} tokens)"
     return f"""# An xLSTM language model, step {run.step} of {config.steps}
 
 Trained by longshort {__version__} (torch {torch.__version__}) on {notes["name"]} (SHA-256 {notes["sha256"][:16]}…):

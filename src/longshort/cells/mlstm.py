@@ -108,8 +108,8 @@ def segment_sums(log_f: Float[Tensor, "... L"]) -> Float[Tensor, "... L L"]:
     """
     L = log_f.shape[-1]
     below = torch.ones(L, L, dtype=torch.bool, device=log_f.device).tril(-1)
-    sums = log_f[..., :, None].expand(*log_f.shape, L).masked_fill(~below, 0).cumsum(-2)
-    return sums.masked_fill(below.T, -torch.inf)
+    sums = log_f[..., :, None].expand(*log_f.shape, L).masked_fill(~below, 0)
+    return sums.cumsum_(-2).masked_fill_(below.T, -torch.inf)
 
 
 # ---- parallel: every step at once, quadratic in T ------------------------------------------------------------------
@@ -149,14 +149,14 @@ def keep_unread(before: MLSTMState, after: MLSTMState, lengths: Tensor | None) -
 class Chunks(NamedTuple):
     """What the chunkwise forward keeps for its backward. c counts chunks, L the steps of one."""
 
-    q: Float[Tensor, "B c N L K"]  # scaled
+    q: Float[Tensor, "B c N L K"]
     k: Float[Tensor, "B c N L K"]
     v1: Float[Tensor, "B c N L V1"]
     h: Float[Tensor, "B c N L V"]
     weight: Float[Tensor, "B c N L L"]  # e^(D - m): input j as seen from step t
-    S: Float[Tensor, "B c N L L"]  # weight * q k^T
+    S: Float[Tensor, "B c N L L"]  # weight * q k^T / sqrt K
     C1: Float[Tensor, "B c N K V1"]  # [C, n] at the start of each chunk
-    read: Float[Tensor, "B c N L"]  # weight of C1 at step t
+    read: Float[Tensor, "B c N L"]  # weight of C1 at step t, over sqrt K
     write: Float[Tensor, "B c N L"]  # weight of input j in the C1 after the chunk
     carry: Float[Tensor, "B c N"]  # weight of C1 in the C1 after the chunk
     bound: Float[Tensor, "B c N L"]  # what num was divided by
@@ -165,7 +165,7 @@ class Chunks(NamedTuple):
 
 def chunkwise_forward(q, k, v, i_gate, log_f, state: MLSTMState, L: int, eps: float):
     """All chunks of L steps at once. Returns h, still in chunks (B, c, N, L, V), the last state, and the `Chunks`."""
-    q, k, v = split(q, L, 0.0) * q.shape[-1] ** -0.5, split(k, L, 0.0), split(v, L, 0.0)
+    q, k, v, scale = split(q, L, 0.0), split(k, L, 0.0), split(v, L, 0.0), q.shape[-1] ** -0.5
     i_gate, log_f = split(i_gate, L, -torch.inf), split(log_f, L, 0.0)
     v1 = F.pad(v, (0, 1), value=1.0)
     D = segment_sums(log_f).add_(i_gate[..., None, :])
@@ -174,12 +174,12 @@ def chunkwise_forward(q, k, v, i_gate, log_f, state: MLSTMState, L: int, eps: fl
     m = torch.maximum(decay.detach() + m_start[..., None], peak).clamp_(min=0)
     carry = torch.exp(decay[..., -1] + m_start - m_end)
     write = torch.exp(to_end - m_end[..., None])
-    read = torch.exp(decay + m_start[..., None] - m)
+    read = torch.exp(decay + m_start[..., None] - m) * scale
     weight = D.sub_(m[..., None]).exp_()
 
     written = (k * write[..., None]).mT @ v1
     C1, last = scan_state(carry[..., None, None], written, torch.cat([state.C, state.n[..., None]], -1))
-    S = (q @ k.mT).mul_(weight)
+    S = bmm_add(torch.zeros_like(weight), q, k.mT, scale).mul_(weight)
     num1 = bmm_add((q * read[..., None]) @ C1, S, v1)
     num, den = num1[..., :-1], num1[..., -1]
     floor = lower_bound(m)
@@ -206,9 +206,11 @@ def scan_state(carry: Float[Tensor, "B c ..."], written: Float[Tensor, "B c ..."
     return torch.stack(states[:-1], 1), states[-1]
 
 
-def bmm_add(x: Float[Tensor, "... I J"], a: Float[Tensor, "... I L"], b: Float[Tensor, "... L J"]) -> Tensor:
-    """x + a @ b, into x."""
-    return x.flatten(0, -3).baddbmm_(a.flatten(0, -3), b.flatten(0, -3)).view(x.shape)
+def bmm_add(
+    x: Float[Tensor, "... I J"], a: Float[Tensor, "... I L"], b: Float[Tensor, "... L J"], scale: float = 1.0
+) -> Tensor:
+    """x + scale * a @ b, into x."""
+    return x.flatten(0, -3).baddbmm_(a.flatten(0, -3), b.flatten(0, -3), alpha=scale).view(x.shape)
 
 
 class Chunkwise(torch.autograd.Function):
@@ -266,7 +268,7 @@ def unsplit(x: Float[Tensor, "B c N L ..."], T: int) -> Float[Tensor, "B T N ...
     return x.transpose(2, 3).flatten(1, 2)[:, :T]
 
 
-def gather(groups: Sequence[Float[Tensor, "b c N L ..."]], T: int) -> Float[Tensor, "B T N ..."]:
+def gather(groups: Sequence[Float[Tensor, "_ c N L ..."]], T: int) -> Float[Tensor, "B T N ..."]:
     """Undo `split` and put the rows together again, each copied once. Only where no graph is recorded."""
     B, (_, c, N, L, *width) = sum(x.shape[0] for x in groups), groups[0].shape
     whole = groups[0].new_empty(B, c * L, N, *width)
@@ -298,7 +300,7 @@ def chunkwise_backward(chunks: Chunks, dh, dC, dn) -> tuple[Tensor, ...]:
     reads = (q * read[..., None]).mT @ dnum1
     dC1, dC1_start = scan_state_back(carry[..., None, None], reads, torch.cat([dC, dn[..., None]], -1))
     dcarry = carry * (dC1 * C1).sum((-2, -1))
-    dq = (dnum1 @ C1.mT).mul_(read[..., None])  # with respect to the scaled q
+    dq = (dnum1 @ C1.mT).mul_(read[..., None])
     dread = (dq * q).sum(-1)
 
     # What the inputs wrote into the chunk's end state.
@@ -310,15 +312,16 @@ def chunkwise_backward(chunks: Chunks, dh, dC, dn) -> tuple[Tensor, ...]:
     dS = dnum1 @ v1.mT
     dD = dS * S
     dS.mul_(weight)
-    bmm_add(dq, dS, k)
-    bmm_add(dk, dS.mT, q)
+    scale = q.shape[-1] ** -0.5
+    bmm_add(dq, dS, k, scale)
+    bmm_add(dk, dS.mT, q, scale)
     bmm_add(dv1, S.mT, dnum1)
     di = dD.sum(-2) + dwrite
 
     # log f_s stands in every sum that passes step s: from inputs j < s to steps t >= s, from the start, and to the end.
     passing = torch.cumsum(dD, -1, out=dD).tril_(-1).sum(-2) + dwrite.cumsum(-1)
     dlog_f = F.pad(passing[..., :-1], (1, 0)) + dread.flip(-1).cumsum(-1).flip(-1) + dcarry[..., None]
-    return dq.mul_(q.shape[-1] ** -0.5), dk, dv1[..., :-1], di, dlog_f, dC1_start[..., :-1], dC1_start[..., -1]
+    return dq, dk, dv1[..., :-1], di, dlog_f, dC1_start[..., :-1], dC1_start[..., -1]
 
 
 def scan_state_back(carry: Tensor, read: Tensor, dlast: Tensor) -> tuple[Tensor, Tensor]:
