@@ -9,10 +9,8 @@ import pytest
 
 from longshort.cli import main
 
-TINY = (
-    "--embedding-dim 16 --num-heads 2 --blocks mlstm,slstm --round-up-to 16 --batch-size 2 --context 12 "
-    "--eval-tokens 100 --sample-tokens 5"
-).split()
+SHAPE = ["--embedding-dim", "16", "--num-heads", "2", "--blocks", "mlstm,slstm", "--round-up-to", "16"]
+TINY = [*SHAPE, "--batch-size", "2", "--context", "12", "--eval-tokens", "100", "--sample-tokens", "5"]
 FOUR = [*TINY, "--steps", "4", "--eval-every", "2"]
 
 
