@@ -200,10 +200,22 @@ def scan_m(decay: Float[Tensor, "B c N"], peak: Float[Tensor, "B c N"], m: Float
 
 def scan_state(carry: Float[Tensor, "B c ..."], written: Float[Tensor, "B c ..."], state: Float[Tensor, "B ..."]):
     """The states at the start of every chunk, and the one after the last: state = carry * state + written."""
+    if not torch.is_grad_enabled() and not under_transform():
+        return scan_unrecorded(carry, written, state, range(carry.shape[1]))
     states = [state]
     for f, new in zip(carry.unbind(1), written.unbind(1), strict=True):
         states.append(torch.addcmul(new, f, states[-1]))
     return torch.stack(states[:-1], 1), states[-1]
+
+
+def scan_unrecorded(carry: Tensor, written: Tensor, state: Tensor, order: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """`scan_state` in any order of chunks, each state put straight into its place: only where no graph is recorded."""
+    states, last = torch.empty_like(written), torch.empty_like(state)
+    states[:, order[0]] = state
+    for at, j in enumerate(order):
+        after = states[:, order[at + 1]] if at + 1 < len(order) else last
+        torch.addcmul(written[:, j], carry[:, j], states[:, j], out=after)
+    return states, last
 
 
 def bmm_add(
@@ -298,7 +310,8 @@ def chunkwise_backward(chunks: Chunks, dh, dC, dn) -> tuple[Tensor, ...]:
 
     # What the steps read from the chunk's start state, and the scan of that state's gradient back in time.
     reads = (q * read[..., None]).mT @ dnum1
-    dC1, dC1_start = scan_state_back(carry[..., None, None], reads, torch.cat([dC, dn[..., None]], -1))
+    back_in_time = range(carry.shape[1])[::-1]
+    dC1, dC1_start = scan_unrecorded(carry[..., None, None], reads, torch.cat([dC, dn[..., None]], -1), back_in_time)
     dcarry = carry * (dC1 * C1).sum((-2, -1))
     dq = (dnum1 @ C1.mT).mul_(read[..., None])
     dread = (dq * q).sum(-1)
@@ -322,14 +335,6 @@ def chunkwise_backward(chunks: Chunks, dh, dC, dn) -> tuple[Tensor, ...]:
     passing = torch.cumsum(dD, -1, out=dD).tril_(-1).sum(-2) + dwrite.cumsum(-1)
     dlog_f = F.pad(passing[..., :-1], (1, 0)) + dread.flip(-1).cumsum(-1).flip(-1) + dcarry[..., None]
     return dq, dk, dv1[..., :-1], di, dlog_f, dC1_start[..., :-1], dC1_start[..., -1]
-
-
-def scan_state_back(carry: Tensor, read: Tensor, dlast: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of every chunk's end state, and of the first start state."""
-    grads = [dlast]
-    for f, new in zip(reversed(carry.unbind(1)), reversed(read.unbind(1)), strict=True):
-        grads.append(torch.addcmul(new, f, grads[-1]))
-    return torch.stack(grads[-2::-1], 1), grads[-1]
 
 
 def mlstm_chunkwise(
