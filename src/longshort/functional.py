@@ -5,6 +5,7 @@ and returns `(h, state)`: h in the input's dtype, the state in float32 or wider.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -297,9 +298,14 @@ def drive(
     dtype = state[0].dtype
     inputs = [clean(each, valid).to(dtype) for each in inputs]
     weights = () if R is None else (R.to(dtype),)
-    with torch.autocast(x.device.type, enabled=False):  # gates, states and sums stay in the state's dtype
+    with without_autocast(x.device.type):  # gates, states and sums stay in the state's dtype
         h, state = compute(*inputs, *weights, state, lengths=lengths, reset=reset, **options)
     return clean(h, valid).to(x.dtype), state
+
+
+def without_autocast(device: str) -> AbstractContextManager:
+    """No autocast inside, on the devices that know it."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def clean(x: Float[Tensor, "B T ..."], valid: Bool[Tensor, "B T"] | None) -> Tensor:

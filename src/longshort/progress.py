@@ -95,7 +95,8 @@ class Progress:
         """Held-out text was scored and a sample written."""
         self.heldout = heldout
         self._write({"step": step, "heldout": heldout})
-        shown = "\n".join("    " + line for line in sample.strip().splitlines())
+        safe = "".join(c if c.isprintable() or c == "\n" else "\ufffd" for c in sample)  # a raw model may write escapes
+        shown = "\n".join("    " + line for line in safe.strip().splitlines())
         self.say(f"step {step} | held-out {heldout:.3f} bits/char" + (f" | sample:\n{shown}" if shown else ""))
 
     def say(self, text: str) -> None:
