@@ -9,7 +9,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "longshort"
 FLOORS = [
-    "shapes config files",
+    "shapes config files metrics",
     "cells ops",
     "functional",
     "blocks",
@@ -70,10 +70,32 @@ def run(code: str) -> str:
     ).stdout
 
 
-def test_cells_import_torch_alone():
-    heavy = "{'numpy', 'safetensors', 'rich', 'triton'}"
-    code = f"import sys, longshort.functional as f; print(sorted({heavy} & set(f.__dict__)))"
-    assert run(code).strip() == "[]"
+def tops(path: Path) -> set[str]:
+    """The top-level packages that a module imports, wherever in it, by name or by a call with its name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} imports from '.': say longshort"
+            found.add(node.module or "")
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("import_module", "__import__")):
+            found.add(ast.literal_eval(node.args[0]))
+    return {name.split(".")[0] for name in found}
+
+
+CELLS_AND_OPS = [path for path in MODULES if room(path) in ("cells", "ops")]
+
+
+@pytest.mark.parametrize("path", CELLS_AND_OPS, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_cells_and_ops_import_torch_alone(path):
+    assert tops(path) - sys.stdlib_module_names <= {"torch", "longshort"}
+
+
+def test_tops_finds_every_kind_of_import(tmp_path):
+    path = tmp_path / "cell.py"
+    path.write_text("import os, numpy.linalg\ndef f():\n    from rich import box\n    import_module('triton.language')")
+    assert tops(path) == {"os", "numpy", "rich", "triton"}
 
 
 def test_importing_the_package_and_its_command_line_loads_no_torch():

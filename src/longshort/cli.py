@@ -109,14 +109,14 @@ def demo(arguments: argparse.Namespace) -> None:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    import json
-
+    from longshort.files import about, read_settings
     from longshort.training import train
 
     folder = Path(arguments.folder)
-    base = TrainConfig()
-    if arguments.resume and (folder / "config.json").exists():
-        base = TrainConfig.from_dict(json.loads((folder / "config.json").read_text()))
+    base, path = TrainConfig(), folder / "config.json"
+    if arguments.resume and path.exists():
+        with about(path):
+            base = TrainConfig.from_dict(read_settings(path))
     shape = PRESETS[arguments.preset] if arguments.preset else base.model
     model = shape.changed(**chosen(arguments, xLSTMConfig, ["vocab_size"]))
     settings = replace(base, model=model, **chosen(arguments, TrainConfig, ["model"]))
@@ -126,7 +126,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 def generate(arguments: argparse.Namespace) -> None:
     from longshort.checkpoints import load
-    from longshort.data import load_tokenizer
+    from longshort.data import load_tokenizer, read_text
     from longshort.generation import Sampling, Writer, load_reading, peak_memory, save_reading
 
     sampling = Sampling(
@@ -136,7 +136,7 @@ def generate(arguments: argparse.Namespace) -> None:
     tokenizer = load_tokenizer(arguments.tokenizer or arguments.model)
     prompts = list(arguments.prompt or [])
     if arguments.prompt_file:
-        prompts.append(Path(arguments.prompt_file).read_text(encoding="utf-8"))
+        prompts.append(read_text(Path(arguments.prompt_file)))
     reading = load_reading(arguments.load_state, model) if arguments.load_state else None
     prompts = prompts or ([""] if reading else ["\n"])
     writer = Writer(model, tokenizer, prompts, arguments.max_tokens, sampling, arguments.stop or (), reading)
@@ -189,9 +189,14 @@ def data(arguments: argparse.Namespace) -> None:
 
 def convert(arguments: argparse.Namespace) -> None:
     from longshort.checkpoints import export, load
+    from longshort.data import tokenizer_file
+    from longshort.files import write_atomically, write_text
 
     model = load(arguments.source)
     export(model, arguments.out, arguments.to)
+    if tokenizer := tokenizer_file(arguments.source):
+        text = tokenizer.read_text(encoding="utf-8")
+        write_atomically(Path(arguments.out) / "tokenizer.json", lambda file: write_text(file, text))
     print(f"{arguments.source} -> {arguments.out} ({arguments.to}, {model.num_parameters():,} weights)")
 
 
@@ -242,12 +247,12 @@ def build() -> Parser:
     each.add_argument("--seed", type=int, default=0, metavar="N", help="decides the draw [0]")
     each.add_argument("--save-state", metavar="FILE", help="keep all that was read and written")
     each.add_argument("--load-state", metavar="FILE", help="go on from what was kept")
-    each.add_argument("--device", default="cpu", help="cpu or cuda [cpu]")
+    each.add_argument("--device", default="cpu", help="cpu, cuda or auto [cpu]")
 
     each = verb("eval", evaluate, "bits per character on held-out text, beside xz -9e")
     each.add_argument("model", help="a run, or a checkpoint folder with its tokenizer.json")
     each.add_argument("--data", metavar="SOURCE", help="other text: a file, a folder, a token folder, or shakespeare")
-    each.add_argument("--device", default="cpu", help="cpu or cuda [cpu]")
+    each.add_argument("--device", default="cpu", help="cpu, cuda or auto [cpu]")
 
     each = verb("data", data, "turn text into token files")
     each.add_argument("source", help="a text file, a folder of .txt and .md files, or shakespeare")

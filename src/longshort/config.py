@@ -2,9 +2,12 @@
 
 import json
 import re
-from dataclasses import asdict, dataclass, fields, replace
+import sys
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, fields, replace
 from difflib import get_close_matches
-from typing import Any, ClassVar
+from types import NoneType, UnionType
+from typing import Any, ClassVar, get_args, get_origin
 
 
 def suggest(name: str, allowed) -> str:
@@ -14,8 +17,8 @@ def suggest(name: str, allowed) -> str:
 
 
 def divisors(number: int) -> list[int]:
-    """The numbers that divide `number`."""
-    return [d for d in range(1, number + 1) if number % d == 0]
+    """The numbers that divide `number`, up to 65536 (more would help nobody, and take long)."""
+    return [d for d in range(1, min(number, 65536) + 1) if number % d == 0]
 
 
 def round_up(value: float, multiple: int) -> int:
@@ -23,8 +26,60 @@ def round_up(value: float, multiple: int) -> int:
     return -int(-value // multiple) * multiple
 
 
+# ---- what the settings classes share --------------------------------------------------------------------------------
+
+KINDS = {int: "a whole number", float: "a finite number", bool: "True or False", str: "text", NoneType: "None"}
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value is of a declared type. A whole number will do for a float; True and False are no numbers.
+
+    >>> fits(4, int | None), fits(True, int), fits(float("nan"), float), fits(["mlstm"], tuple[str, ...])
+    (True, False, False, False)
+    """
+    if get_origin(kind) is UnionType:
+        return any(fits(value, each) for each in get_args(kind))
+    if get_origin(kind) is tuple:
+        return isinstance(value, tuple) and all(fits(each, get_args(kind)[0]) for each in value)
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    if kind is float:  # the comparison refuses NaN, the infinities, and whole numbers that no float holds
+        return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
+    return isinstance(value, kind)
+
+
+def in_words(kind: Any) -> str:
+    """A declared type, for a message.
+
+    >>> in_words(tuple[int, ...] | None)
+    'a tuple (of a whole number each) or None'
+    """
+    if get_origin(kind) is UnionType:
+        return " or ".join(map(in_words, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return f"a tuple (of {in_words(get_args(kind)[0])} each)"
+    return KINDS.get(kind, f"a {kind.__name__}")
+
+
 class Settings:
-    """What the settings classes share: as a dict, as JSON, and back, strangers refused."""
+    """What the settings classes share: types checked; as a dict, as JSON, and back, strangers refused."""
+
+    def check_types(self) -> None:
+        """Raise ValueError unless every setting is of its declared type, in words."""
+        for each in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, each.name)
+            if not fits(value, each.type):
+                hint = f"; this is a list: use a tuple, {tuple(value)!r}" if isinstance(value, list) else ""
+                raise ValueError(f"{each.name}={value!r} must be {in_words(each.type)}{hint}")
+            if isinstance(value, int) and not -(2**63) <= value < 2**63:
+                raise ValueError(f"{each.name}={value} must be a whole number of at most 63 bits")
+
+    def check_range(self, names: str, fine: Callable[[Any], bool], words: str) -> None:
+        """Raise ValueError unless the settings named (None aside) are fine."""
+        for name in names.split():
+            value = getattr(self, name)
+            if value is not None and not fine(value):
+                raise ValueError(f"{name}={value}: {words}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, as it stands in a config.json."""
@@ -32,11 +87,16 @@ class Settings:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]):
-        """From what `to_dict` gave; a name that is no setting is an error."""
+        """From what `to_dict` gave; a name that is no setting is an error, as is one that is missing."""
+        if not isinstance(data, dict):
+            raise ValueError(f"{cls.__name__} is made of settings by name, not of {data!r}")
         names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
         for name in data:
             if name not in names:
                 raise ValueError(f"{cls.__name__} has no setting {name!r}.{suggest(name, names)}")
+        required = [f.name for f in fields(cls) if f.default is MISSING]  # type: ignore[arg-type]
+        if missing := [name for name in required if name not in data]:
+            raise ValueError(f"{cls.__name__} needs the setting {missing[0]!r}, and it is missing")
         return cls(**{name: tuple(x) if isinstance(x, list) else x for name, x in data.items()})
 
 
@@ -45,6 +105,7 @@ GENERATIONS: dict[str, dict[str, Any]] = {
     "paper": dict(ffn_proj_factor=1.3, norm_eps=1e-5, gate_soft_cap=0.0, output_logit_soft_cap=0.0),
     "7b": dict(ffn_proj_factor=2.667, norm_eps=1e-6, gate_soft_cap=15.0, output_logit_soft_cap=30.0),
 }
+FORGETS = ("sigmoid", "exp")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,15 +163,32 @@ class xLSTMConfig(Settings):
     """Added to the mLSTM's denominator. 0 is the paper; trained checkpoints of NX-AI use 1e-6."""
 
     def __post_init__(self):
+        self.check_types()
         if self.block not in GENERATIONS:
             raise ValueError(f"block={self.block!r} is not one of 'paper', '7b'.{suggest(self.block, GENERATIONS)}")
-        for name in ("embedding_dim", "num_heads", "vocab_size", "chunk_size", "qkv_proj_blocksize", "round_up_to"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1")
+        if self.slstm_forget not in FORGETS:
+            near = suggest(self.slstm_forget, FORGETS)
+            raise ValueError(f"slstm_forget={self.slstm_forget!r} is not one of 'sigmoid', 'exp'.{near}")
+        counts = "embedding_dim num_heads vocab_size chunk_size qkv_proj_blocksize round_up_to"
+        self.check_range(counts, lambda x: x >= 1, "it must be at least 1")
+        factors = "mlstm_proj_factor ffn_proj_factor qk_dim_factor v_dim_factor"
+        self.check_range(factors, lambda x: 0 < x <= 1e6, "it must be over 0, and a million at most")
+        self.check_range("norm_eps", lambda x: x > 0, "it must be over 0")
+        at_least_0 = "eps conv1d_kernel_size gate_soft_cap output_logit_soft_cap"
+        self.check_range(at_least_0, lambda x: x >= 0, "0 or more")
+        self.check_range("dropout", lambda x: 0 <= x < 1, "a share from 0 up to, not including, 1")
         self._divides("num_heads", self.embedding_dim, "embedding_dim")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout={self.dropout}: a share from 0 up to, not including, 1")
-        kinds = self.kinds
+        self._check_widths(self.kinds)
+
+    def _check_widths(self, kinds: tuple[str, ...]) -> None:
+        """What the factors lead to is wide enough, and splits over the heads."""
+        used = ["ffn_dim"] + ["qk_dim", "v_dim"] * (self.block == "7b" and "mlstm" in kinds)
+        for name in used:
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name}={getattr(self, name)}: the width that its factor makes of "
+                    f"embedding_dim={self.embedding_dim} must be at least 1; use a larger factor"
+                )
         if self.block == "paper" and "mlstm" in kinds:
             inner = f"the mLSTM's inner width {self.mlstm_dim} (mlstm_proj_factor x embedding_dim, rounded up)"
             self._divides("num_heads", self.mlstm_dim, inner)
@@ -292,15 +370,12 @@ class TrainConfig(Settings):
     REPORTING: ClassVar = ("device", "log_every", "eval_every", "eval_tokens", "keep", "sample_prompt", "sample_tokens")
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "context", "accumulate", "log_every", "eval_every", "eval_tokens", "keep"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: it must be at least 1")
-        for name in ("lr", "adam_eps"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: it must be over 0")
-        for name in ("clip", "weight_decay", "warmup", "sample_tokens", "min_lr"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name}={getattr(self, name)}: 0 or more")
+        self.check_types()
+        counts = "vocab_size steps batch_size context accumulate log_every eval_every eval_tokens keep"
+        self.check_range(counts, lambda x: x >= 1, "it must be at least 1")
+        self.check_range("lr adam_eps", lambda x: x > 0, "it must be over 0")
+        self.check_range("clip weight_decay warmup sample_tokens min_lr seed", lambda x: x >= 0, "0 or more")
+        self.check_range("beta1 beta2", lambda x: 0 <= x < 1, "a share from 0 up to, not including, 1")
         if self.tokenizer not in ("byte", "char", "bpe"):
             raise ValueError(
                 f"tokenizer={self.tokenizer!r}: there are 'byte', 'char' and 'bpe'."
@@ -310,4 +385,8 @@ class TrainConfig(Settings):
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "TrainConfig":
         """From what `to_dict` gave."""
+        if not isinstance(data, dict):
+            return super().from_dict(data)  # which says what is wrong
+        if not isinstance(data.get("model"), dict):
+            raise ValueError(f"the settings of the model belong under 'model', not {data.get('model')!r}")
         return super().from_dict({**data, "model": xLSTMConfig.from_dict(data["model"])})

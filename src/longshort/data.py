@@ -3,9 +3,11 @@
 Held-out text is the last 10 % of the characters, always: fixed before any tokenizer sees them.
 """
 
+import codecs
 import hashlib
 import json
 import lzma
+from collections import Counter
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import pairwise
@@ -18,11 +20,12 @@ from torch import Tensor
 
 from longshort.checkpoints import newest
 from longshort.config import suggest
-from longshort.files import write_atomically, write_json
+from longshort.files import CheckpointError, read_settings, write_atomically, write_json
 from longshort.shapes import Bool, Int
 
 HELD_OUT = 0.1
 TOKENIZERS = ("byte", "char", "bpe")
+DTYPES = ("uint8", "uint16", "uint32", "uint64")  # of token files: the smallest that holds the vocabulary
 
 
 class DataError(ValueError):
@@ -55,7 +58,7 @@ class ByteTokenizer:
         return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
 
     def decode(self, ids) -> str:
-        return bytes(int(i) for i in ids).decode(errors="replace")
+        return bytes(within(ids, 256)).decode(errors="replace")
 
     def to_json(self) -> dict[str, Any]:
         return {"longshort": "byte"}
@@ -69,6 +72,10 @@ class CharTokenizer:
     """
 
     def __init__(self, characters: str):
+        if not isinstance(characters, str) or not characters:
+            raise DataError(f"a char tokenizer is made of the characters of its text, not of {characters!r}")
+        if twice := next((c for c, count in Counter(characters).items() if count > 1), ""):
+            raise DataError(f"the character {twice!r} stands twice among a char tokenizer's characters: give each once")
         self.characters = characters
         self._id = {c: i for i, c in enumerate(characters)}
 
@@ -91,17 +98,24 @@ class CharTokenizer:
             ) from None
 
     def decode(self, ids) -> str:
-        return "".join(self.characters[int(i)] for i in ids)
+        return "".join(self.characters[i] for i in within(ids, self.vocab_size))
 
     def to_json(self) -> dict[str, Any]:
         return {"longshort": "char", "characters": self.characters}
 
 
 class BPETokenizer:
-    """Byte-level byte-pair encoding by Hugging Face's `tokenizers` (the extra `longshort[bpe]`): any text at all."""
+    """Byte-level byte-pair encoding by Hugging Face's `tokenizers` (the extra `longshort[bpe]`): any text at all.
+
+    Holds their other tokenizers too, as a foreign tokenizer.json describes them. No special tokens are added to a text,
+    none of it is cut off, and it is not padded.
+    """
 
     def __init__(self, inner: Any):
         self.inner = inner
+        inner.no_truncation()
+        inner.no_padding()
+        self.by_lines = _learned_by_lines(self.to_json())
 
     @classmethod
     def of(cls, text: str, vocab_size: int) -> "BPETokenizer":
@@ -124,8 +138,9 @@ class BPETokenizer:
         return self.inner.get_vocab_size()
 
     def encode(self, text: str) -> np.ndarray:
-        # A batch of lines: one long string takes the library quadratic time.
-        ids = [np.asarray(e.ids, np.int64) for e in self.inner.encode_batch(_lines(text))]
+        # A batch of lines: one long string takes the library quadratic time. Others' tokenizers may see across lines.
+        parts = _lines(text) if self.by_lines else [text]
+        ids = [np.asarray(e.ids, np.int64) for e in self.inner.encode_batch(parts, add_special_tokens=False)]
         return np.concatenate([*ids, np.empty(0, np.int64)])
 
     def decode(self, ids) -> str:
@@ -137,6 +152,29 @@ class BPETokenizer:
 
 def _lines(text: str) -> list[str]:
     return text.splitlines(keepends=True)
+
+
+def _learned_by_lines(data: dict[str, Any]) -> bool:
+    """Whether `BPETokenizer.of` made it: bytes alone, with nothing before, after or beside them."""
+    split = data.get("pre_tokenizer") or {}
+    bare = not any(data.get(name) for name in ("normalizer", "post_processor", "added_tokens"))
+    return bare and split.get("type") == "ByteLevel" and split.get("add_prefix_space") is False
+
+
+def within(ids, vocab_size: int) -> list[int]:
+    """Tokens as whole numbers, none of them outside the vocabulary."""
+    tokens = [int(i) for i in ids]
+    if outside := [i for i in tokens if not 0 <= i < vocab_size]:
+        raise DataError(
+            f"token {outside[0]} is outside the tokenizer's vocabulary 0..{vocab_size - 1}: is it the model's?"
+        )
+    return tokens
+
+
+def describe(tokenizer: Tokenizer) -> str:
+    """A tokenizer in a few words."""
+    kind = tokenizer.to_json().get("longshort", "bpe")
+    return f"a {kind} tokenizer of {tokenizer.vocab_size} tokens"
 
 
 def _tokenizers() -> Any:
@@ -158,45 +196,89 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path | str) -> None:
 
 def load_tokenizer(folder: Path | str) -> Tokenizer:
     """Read the tokenizer beside a model or beside token files: from `folder`, or from its newest checkpoint."""
+    path = tokenizer_file(folder)
+    if path is None:
+        raise DataError(f"{folder} holds no tokenizer.json: is it a run, a checkpoint or a token folder?")
+    data = _read_json(path)
+    try:
+        if data.get("longshort") == "byte":
+            return ByteTokenizer()
+        if data.get("longshort") == "char":
+            return CharTokenizer(data.get("characters", ""))
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from None
+    if "model" not in data:
+        raise DataError(f"{path} is no tokenizer of ours (byte, char) nor of Hugging Face's tokenizers")
+    library = _tokenizers()
+    try:
+        return BPETokenizer(library.Tokenizer.from_str(json.dumps(data)))
+    except Exception as error:  # theirs are bare
+        raise DataError(f"{path} is no tokenizer that Hugging Face's tokenizers can read: {error}") from None
+
+
+def tokenizer_file(folder: Path | str) -> Path | None:
+    """The tokenizer.json in `folder`, in a run's newest checkpoint, or beside a file of weights, if there is one."""
     folder = Path(folder)
+    if folder.is_file():
+        folder = folder.parent
     if folder.is_dir() and not (folder / "tokenizer.json").exists() and (folder / "checkpoints").is_dir():
         folder = newest(folder)
     path = folder / "tokenizer.json"
+    return path if path.is_file() else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        data = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DataError(f"{folder} holds no tokenizer.json: is it a run, a checkpoint or a token folder?") from None
-    except (ValueError, UnicodeDecodeError) as error:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is not JSON: {error}") from None
-    kind = data.get("longshort")
-    if kind == "byte":
-        return ByteTokenizer()
-    if kind == "char":
-        return CharTokenizer(data["characters"])
-    if "model" in data:
-        return BPETokenizer(_tokenizers().Tokenizer.from_str(json.dumps(data)))
-    raise DataError(f"{path} is no tokenizer of ours (byte, char) nor of Hugging Face's tokenizers")
+    if not isinstance(data, dict):
+        raise DataError(f"{path}: names with values belong here, not a {type(data).__name__}; was it changed?")
+    return data
 
 
 class TextStream:
-    """Turns tokens into text one at a time; a character of several tokens comes out when it is whole."""
+    """Turns tokens into text one at a time; a character of several tokens comes out when it is whole.
+
+    All that comes out, the last `flush` included, is the text that the tokenizer decodes all tokens to, at once.
+    """
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
+        self.before: list[int] = []  # the last tokens whose text is out: some tokenizers join words to what was before
         self.pending: list[int] = []
+        self.out = 0  # characters of the pending tokens that are out already
 
     def push(self, token: int) -> str:
         """The text this token completes, perhaps none."""
         self.pending.append(token)
-        text = self.tokenizer.decode(self.pending)
-        if text.endswith("\ufffd") and len(self.pending) < 4:  # a UTF-8 character has up to four bytes
-            return ""
-        return self.flush()
+        text = self._text()
+        # What UTF-8 leaves open is always one \ufffd at the end; those before it are bytes that no token can mend.
+        settled = text.removesuffix("\ufffd")
+        piece, self.out = settled[self.out :], max(self.out, len(settled))
+        if settled == text:
+            self.before, self.pending, self.out = self.pending, [], 0
+        elif len(self.pending) > 16:
+            self._forget(text)
+        return piece
 
     def flush(self) -> str:
         """Whatever is still pending."""
-        text, self.pending = self.tokenizer.decode(self.pending), []
-        return text
+        piece = self._text()[self.out :]
+        self.before, self.pending, self.out = [], [], 0
+        return piece
+
+    def _text(self) -> str:
+        return self.tokenizer.decode(self.before + self.pending)[len(self.tokenizer.decode(self.before)) :]
+
+    def _forget(self, text: str) -> None:
+        """Let go of all but the last tokens of a long run of stray bytes, if no character reaches across the cut."""
+        first, last = self.pending[:-4], self.pending[-4:]
+        done = self.tokenizer.decode(self.before + first)[len(self.tokenizer.decode(self.before)) :]
+        if done + self.tokenizer.decode(last) == text:
+            self.before, self.pending, self.out = first, last, self.out - len(done)
 
 
 # ---- corpora ---------------------------------------------------------------------------------------------------------
@@ -229,13 +311,19 @@ def load_corpus(source: Path | str = "shakespeare") -> Corpus:
     texts, starts = [], []
     for each in paths:
         starts.append(sum(map(len, texts)))
-        texts.append(_read_text(each))
+        texts.append(read_text(each))
     return Corpus(path.stem, "".join(texts), tuple(starts))
 
 
-def _read_text(path: Path) -> str:
-    raw = path.read_bytes()
-    if not raw.strip():
+def read_text(path: Path) -> str:
+    """The text of a file. Raises DataError unless it is there, is UTF-8, and says something."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"no file {str(path)!r}: give a text file") from None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    if not raw.removeprefix(codecs.BOM_UTF8).strip():
         raise DataError(f"{path} is empty")
     if b"\0" in raw:
         raise DataError(f"{path} is binary, not text: it has a NUL byte at {raw.index(0)}")
@@ -282,9 +370,11 @@ class Tokens:
         return self.window(offsets, length)
 
     def lane_batch(self, step: int, size: int, length: int) -> tuple[Tensor, Tensor | None]:
-        """The next window of each of `size` lanes that together cover the text, for a state carried from step to step.
+        """The next window of each of `size` lanes, equal parts of the text, for a state carried from step to step.
 
         Windows overlap by one token, the first input being the last target before. Back at its start, a lane resets.
+        What is too little for a window is never read: up to length - 2 tokens at the end of each lane, and the up to
+        size - 1 tokens at the end of the text that make no lane longer.
         """
         lane = len(self) // size
         if lane < length:
@@ -334,7 +424,7 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path | str) -> TokenDa
                              "sha256": hashlib.sha256(corpus.text.encode()).hexdigest(),
                              "dtype": str(np.min_scalar_type(tokenizer.vocab_size - 1))}  # fmt: skip
     for part, (begin, end) in parts.items():
-        inside = [s for s in corpus.starts if begin <= s < end]
+        inside = sorted({s for s in corpus.starts if begin <= s < end})  # an empty document starts where the next does
         borders = [begin, *[s for s in inside if s > begin], end]
         ids = [tokenizer.encode(corpus.text[a:b]) for a, b in pairwise(borders)]
         starts = np.cumsum([0, *map(len, ids)])[:-1].tolist()
@@ -352,39 +442,97 @@ def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path | str) -> TokenDa
 def open_tokens(folder: Path | str) -> TokenData:
     """Open the token files that `prepare` wrote."""
     folder = Path(folder)
-    try:
-        notes = json.loads((folder / "data.json").read_text())
-    except FileNotFoundError:
-        raise DataError(f"{folder} holds no data.json: make token files with `longshort data`") from None
-    except ValueError as error:
-        raise DataError(f"{folder / 'data.json'} is not JSON: {error}") from None
+    path = folder / "data.json"
+    if not path.exists():
+        raise DataError(f"{folder} holds no data.json: make token files with `longshort data`")
+    notes = _read_json(path)
     if notes.get("format") != "longshort tokens" or notes.get("version") != 1:
         raise DataError(
-            f"{folder / 'data.json'} is of format {notes.get('format')!r} {notes.get('version')!r}, "
-            "not 'longshort tokens' 1"
+            f"{path} is of format {notes.get('format')!r} {notes.get('version')!r}, not 'longshort tokens' 1"
         )
-    train, heldout = (_open_part(folder, part, notes) for part in ("train", "heldout"))
-    return TokenData(train, heldout, load_tokenizer(folder), notes)
+    if wrong := _why_not_notes(notes):
+        raise DataError(f"{path}: {wrong}; it was changed. Make the token files anew with `longshort data`")
+    tokenizer = load_tokenizer(folder)
+    train, heldout = (_open_part(folder, part, notes, tokenizer) for part in ("train", "heldout"))
+    return TokenData(train, heldout, tokenizer, notes)
 
 
-def _open_part(folder: Path, part: str, notes: dict[str, Any]) -> Tokens:
-    path, count = folder / f"{part}.bin", notes[part]["tokens"]
-    size, want = path.stat().st_size, count * np.dtype(notes["dtype"]).itemsize
+def _why_not_notes(notes: dict[str, Any]) -> str | None:
+    """What is wrong with a data.json, in words; None if nothing is."""
+    for name in ("name", "sha256"):
+        if not isinstance(notes.get(name), str):
+            return f"{name}={notes.get(name)!r} should be text"
+    if notes.get("dtype") not in DTYPES:
+        return f"dtype={notes.get('dtype')!r} is not one of {', '.join(DTYPES)}"
+    for part in ("train", "heldout"):
+        about = notes.get(part)
+        if not isinstance(about, dict):
+            return f"{part}={about!r} should say what is in {part}.bin, by name"
+        for name in ("tokens", "characters", "bytes"):
+            if type(about.get(name)) is not int or about[name] < 0:
+                return f"{part}.{name}={about.get(name)!r} should be a whole number, 0 or more"
+        starts = about.get("starts")
+        if not isinstance(starts, list) or not all(type(start) is int for start in starts):
+            return f"{part}.starts should be a list of whole numbers"
+        if starts and not (starts[0] >= 0 and all(a < b for a, b in pairwise(starts)) and starts[-1] < about["tokens"]):
+            return f"{part}.starts should increase, within the {about['tokens']} tokens 0..{about['tokens'] - 1}"
+    return None
+
+
+def _open_part(folder: Path, part: str, notes: dict[str, Any], tokenizer: Tokenizer) -> Tokens:
+    path, count, dtype = folder / f"{part}.bin", notes[part]["tokens"], np.dtype(notes["dtype"])
+    if not path.is_file():
+        raise DataError(f"{path} is missing: make the token files anew with `longshort data`")
+    size, want = path.stat().st_size, count * dtype.itemsize
     if size != want:
         raise DataError(f"{path} has {size} bytes, its data.json says {want}: it was cut short or changed")
-    ids = np.memmap(path, notes["dtype"], "r") if count else np.empty(0, notes["dtype"])
+    ids = np.memmap(path, dtype, "r") if count else np.empty(0, dtype)
+    if count and np.iinfo(dtype).max >= tokenizer.vocab_size and (most := int(ids.max())) >= tokenizer.vocab_size:
+        raise DataError(
+            f"{path} holds token {most}, and the tokenizer.json beside it is of {describe(tokenizer)}: one was changed"
+        )
     return Tokens(ids, np.asarray(notes[part]["starts"], np.int64))
 
 
 def find_tokens(model: Path | str, source: str | None, tokenizer: Tokenizer, scratch: Path | str) -> TokenData:
-    """Token files for judging a model: of `source`, made in `scratch` if need be; else those of the model's own run."""
-    if source is not None:
-        made = (Path(source) / "data.json").exists()
-        return open_tokens(source) if made else prepare(load_corpus(source), tokenizer, scratch)
-    for folder in (Path(model), *Path(model).resolve().parents[:2]):
+    """Token files for judging a model: of `source`, made in `scratch` if need be; else those its own run trained on.
+
+    Raises DataError where the token files are another tokenizer's than the model's: their numbers mean nothing to it.
+    """
+    folder = _tokens_of_run(Path(model)) if source is None else Path(source)
+    if folder is None:
+        raise DataError(f"{model} has no token files of its own: say which text with --data")
+    if not (folder / "data.json").exists():
+        return prepare(load_corpus(str(source)), tokenizer, scratch)
+    data = open_tokens(folder)
+    if data.tokenizer.to_json() != tokenizer.to_json():
+        raise DataError(
+            f"the token files in {folder} were made with {describe(data.tokenizer)}, and the model {model} reads those "
+            f"of {describe(tokenizer)}, another one: give the text itself with --data, to be tokenized for this model"
+        )
+    return data
+
+
+def _tokens_of_run(model: Path) -> Path | None:
+    """The token folder of the run that `model` is, or is a checkpoint of: its own, or the one it was given."""
+    model = model.parent if model.is_file() else model
+    for folder in (model, *model.resolve().parents[:2]):
         if (folder / "data" / "data.json").exists():
-            return open_tokens(folder / "data")
-    raise DataError(f"{model} has no token files of its own: say which text with --data")
+            return folder / "data"
+        given = _data_setting(folder / "config.json")
+        if given and (Path(given) / "data.json").exists():
+            return Path(given)
+    return None
+
+
+def _data_setting(path: Path) -> str | None:
+    """What a run's config.json says it was trained on. Any other file of that name has nothing to say."""
+    try:
+        settings = read_settings(path) if path.is_file() else {}
+    except CheckpointError:
+        return None
+    given = settings.get("data")
+    return given if isinstance(given, str) and isinstance(settings.get("model"), dict) else None
 
 
 # ---- the yardstick ---------------------------------------------------------------------------------------------------
@@ -399,9 +547,12 @@ class XZ(NamedTuple):
 
 def xz_bits(data: TokenData) -> XZ:
     """The bar for a language model: a compressor's bits per character on the same held-out text."""
-    train, heldout = (data.tokenizer.decode(part.ids).encode() for part in (data.train, data.heldout))
+    texts = [data.tokenizer.decode(part.ids) for part in (data.train, data.heldout)]
+    if not texts[1]:
+        raise DataError("there is no held-out text to compress")
+    train, heldout = (text.encode() for text in texts)
     alone, before, both = (
         len(lzma.compress(x, preset=9 | lzma.PRESET_EXTREME)) for x in (heldout, train, train + heldout)
     )
-    characters = data.notes["heldout"]["characters"]
+    characters = len(texts[1])
     return XZ(alone * 8 / characters, (both - before) * 8 / characters)

@@ -34,9 +34,12 @@ def about(path: Path) -> Iterator[None]:
 
 
 def write_together(writes: Mapping[Path, Callable[[Path], None]]) -> None:
-    """Write files so that all of them appear, whole and in place of what was there, or none does.
+    """Write files so that each appears whole, in place of what was there, and none before all are on the disk.
 
-    Each function is given a temporary path beside the file's own. Raises CheckpointError where the disk refuses.
+    What fails while they are written leaves all as it was. The last act, putting them in place one after the other,
+    takes an instant and is not one act: a kill or a power cut within it leaves some new and some old, each of them
+    whole. Each function is given a temporary path beside the file's own. Raises CheckpointError where the disk refuses,
+    and says so if some are new already.
     """
     temporary = {path: path.with_name(f".{path.name}.{uuid4().hex[:8]}.tmp") for path in writes}
     replaced: list[str] = []

@@ -56,6 +56,8 @@ class Kernel:
     """`kernel="auto"` takes it from this many steps on: below, the next one is faster."""
     on_request: bool = False
     """Only ever taken by name."""
+    transforms: bool = True
+    """Whether vmap, forward-mode derivatives and other transforms can look inside."""
 
     def why_not(self, x: Tensor) -> str | None:
         """Why it cannot run on `x`, as a sentence; None if it can."""
@@ -65,7 +67,14 @@ class Kernel:
             return f"it computes in {', '.join(map(str, self.dtypes))}, and the input is {x.dtype}"
         if self.needs is not None and find_spec(self.needs) is None:
             return f"it needs the package {self.needs}, which is not installed"
+        if not self.transforms and under_transform():
+            return "vmap, jvp and other transforms of functions cannot look inside it"
         return None
+
+
+def under_transform() -> bool:
+    """Whether a functorch transform or forward-mode differentiation is at work."""
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 KERNELS: dict[str, dict[str, Kernel]] = {  # fastest first; the last one takes anything and defines the answer
@@ -73,7 +82,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {  # fastest first; the last one takes a
     "lstm": {"reference": Kernel("longshort.cells.lstm", "lstm")},
     "slstm": {"reference": Kernel("longshort.cells.slstm", "slstm")},
     "mlstm": {
-        "chunkwise": Kernel("longshort.cells.mlstm", "mlstm_chunkwise", auto_from=2),
+        "chunkwise": Kernel("longshort.cells.mlstm", "mlstm_chunkwise", auto_from=2, transforms=False),
         "parallel": Kernel("longshort.cells.mlstm", "mlstm_parallel", on_request=True),
         "reference": Kernel("longshort.cells.mlstm", "mlstm_reference"),
     },
@@ -129,7 +138,7 @@ def rnn(
     B, _, N, H = shape_of("x_pre", x_pre, "B T N H")
     expect("R", R, (N, H, H), "(N, H, H)")
     one_of("nonlinearity", nonlinearity, NONLINEARITIES)
-    dtype = compute_dtype(RNNState, state, x_pre, R)
+    dtype = compute_dtype(RNNState, state, x_pre=x_pre, R=R)
     state = start_state(state, RNNState, rnn_start(B, N, H, dtype=dtype, device=x_pre.device))
     return drive("rnn", [x_pre], state, lengths, reset, kernel, R=R, options={"nonlinearity": nonlinearity})
 
@@ -167,7 +176,7 @@ def lstm(
     if proj is not None:
         expect("proj", proj, (N, P, H), "(N, P, H)")
     expect("R", R, (G, N, H, P), "(G, N, H, P)")
-    dtype = compute_dtype(LSTMState, state, x_pre, R)
+    dtype = compute_dtype(LSTMState, state, x_pre=x_pre, R=R, **({} if proj is None else {"proj": proj}))
     empty = lstm_start(B, N, H, P, dtype=dtype, device=x_pre.device)
     state = start_state(state, LSTMState, empty)
     proj = None if proj is None else proj.to(dtype)
@@ -201,7 +210,7 @@ def slstm(
     B, T, _, N, H = shape_of("x_pre", x_pre, "B T 4 N H")
     expect("x_pre", x_pre, (B, T, 4, N, H), "(B, T, 4, N, H)")
     expect("R", R, (4, N, H, H), "(4, N, H, H)")
-    dtype = compute_dtype(SLSTMState, state, x_pre, R)
+    dtype = compute_dtype(SLSTMState, state, x_pre=x_pre, R=R)
     state = start_state(state, SLSTMState, slstm_start(B, N, H, dtype=dtype, device=x_pre.device))
     return drive("slstm", [x_pre], state, lengths, reset, kernel, R=R, options={"forget": forget})
 
@@ -244,7 +253,7 @@ def mlstm(
     expect("f_pre", f_pre, (B, T, N), "(B, T, N)")
     if chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: a chunk holds at least 1 step")
-    dtype = compute_dtype(MLSTMState, state, q)
+    dtype = compute_dtype(MLSTMState, state, q=q, k=k, v=v, i_pre=i_pre, f_pre=f_pre)
     empty = mlstm_start(B, N, K, V, dtype=dtype, device=q.device)
     state = start_state(state, MLSTMState, empty)
     inputs = [q, k, v, i_pre, f_pre]
@@ -313,16 +322,19 @@ def clean(x: Float[Tensor, "B T ..."], valid: Bool[Tensor, "B T"] | None) -> Ten
     return x if valid is None else torch.where(valid.view(*valid.shape, *[1] * (x.dim() - 2)), x, 0)
 
 
-def compute_dtype(kind: type, state, *tensors: Tensor) -> torch.dtype:
-    """The dtype of states and sums: float32, or wider if any tensor is."""
+def compute_dtype(kind: type, state, **tensors: Tensor) -> torch.dtype:
+    """The dtype of states and sums: float32, or wider if any tensor is. All must be floating point."""
     if state is not None and not (
         isinstance(state, tuple) and len(state) == len(kind._fields) and all(isinstance(x, Tensor) for x in state)
     ):
         raise ValueError(
             f"state must be a {kind.__name__}({', '.join(kind._fields)}) of tensors, or None, got {state!r}"
         )
+    tensors |= {} if state is None else {f"state.{name}": x for name, x in zip(kind._fields, state, strict=True)}
     dtype = torch.float32
-    for x in (*tensors, *(state or ())):
+    for name, x in tensors.items():
+        if not x.is_floating_point():
+            raise ValueError(f"{name} must be floating point, got {x.dtype}")
         dtype = torch.promote_types(dtype, x.dtype)
     return dtype
 
@@ -341,8 +353,6 @@ def shape_of(name: str, x: Tensor, axes: str) -> torch.Size:
     """The shape of `x`, once it has as many axes as it should."""
     if x.dim() != len(axes.split()):
         raise ValueError(f"{name} must be ({', '.join(axes.split())}), got shape {tuple(x.shape)}")
-    if not x.is_floating_point():
-        raise ValueError(f"{name} must be floating point, got {x.dtype}")
     return x.shape
 
 
@@ -359,7 +369,8 @@ def one_of(name: str, value: str, allowed) -> None:
 def check_lengths(lengths, B: int, T: int, device: torch.device) -> Int[Tensor, "B"] | None:
     if lengths is None:
         return None
-    lengths = torch.as_tensor(lengths, dtype=None if len(lengths) else torch.long)
+    lengths = torch.as_tensor(lengths)
+    lengths = lengths if lengths.numel() else lengths.long()
     if lengths.shape != (B,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
         raise ValueError(
             f"lengths must be {B} whole numbers, one a row, got shape {tuple(lengths.shape)} of {lengths.dtype}"
@@ -372,6 +383,7 @@ def check_lengths(lengths, B: int, T: int, device: torch.device) -> Int[Tensor, 
 
 
 def check_reset(reset, B: int, T: int) -> Bool[Tensor, "B T"] | None:
-    if reset is not None and (reset.shape != (B, T) or reset.dtype != torch.bool):
-        raise ValueError(f"reset must be a bool tensor (B, T) = ({B}, {T}), got {tuple(reset.shape)} of {reset.dtype}")
+    if reset is not None and not (isinstance(reset, Tensor) and reset.shape == (B, T) and reset.dtype == torch.bool):
+        got = f"{tuple(reset.shape)} of {reset.dtype}" if isinstance(reset, Tensor) else repr(reset)
+        raise ValueError(f"reset must be a bool tensor (B, T) = ({B}, {T}), got {got}")
     return reset

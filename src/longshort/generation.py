@@ -5,6 +5,7 @@ read once and asked many times. No training here, and no files but readings.
 """
 
 import hashlib
+import math
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ class Sampling:
     """How the next token is drawn."""
 
     temperature: float = 1.0
-    """Divides the logits; 0 takes the likeliest token, always."""
+    """Divides the logits, in float64; 0 takes the likeliest token, always (as ever smaller ones do more and more)."""
     top_k: int | None = None
     """Only the k likeliest tokens are drawn from."""
     top_p: float | None = None
@@ -47,8 +48,10 @@ class Sampling:
     """Row b of a batch draws from seed + b, so a row's text does not depend on the others'."""
 
     def __post_init__(self):
-        if self.temperature < 0:
-            raise ValueError(f"temperature={self.temperature}: 0 (greedy) or more")
+        if not 0 <= self.temperature < math.inf:
+            raise ValueError(f"temperature={self.temperature}: 0 (greedy) or more, and finite")
+        if not -(2**62) < self.seed < 2**62:
+            raise ValueError(f"seed={self.seed}: a whole number of at most 62 bits")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k={self.top_k}: at least 1 token to choose from")
         if self.top_p is not None and not 0 < self.top_p <= 1:
@@ -56,9 +59,13 @@ class Sampling:
 
     def draw(self, logits: Float[Tensor, "vocab"], random: torch.Generator) -> int:
         """One token."""
+        top = logits.max()
+        if not top.isfinite():
+            raise ValueError("the model's logits are not finite: its weights, or a state it went on from, are broken")
         if self.temperature == 0:
             return int(logits.argmax())
-        logits = logits / self.temperature
+        # The largest becomes 0 before it is divided, so that none grows beyond all floats however small the divisor.
+        logits = ((logits.double() - top.double()) / self.temperature).to(logits.dtype)
         if self.top_k is not None and self.top_k < len(logits):
             logits = logits.masked_fill(logits < logits.topk(self.top_k).values[-1], -torch.inf)
         chances, order = logits.softmax(-1).sort(descending=True)
@@ -72,9 +79,11 @@ def read(model: xLSTMLM, prompts: Sequence[Sequence[int] | np.ndarray], reading:
     """Read one prompt a row, of any lengths, in parallel over time; go on from `reading` if there is one.
 
     Raises:
-        ValueError: a prompt is empty and nothing was read before, or a token is outside the vocabulary.
+        ValueError: no prompts; a prompt is empty and nothing was read before; a token is outside the vocabulary.
     """
     device, rows = model.embedding.weight.device, len(prompts)
+    if reading is None and not rows:
+        raise ValueError("no prompts: give at least one, or a state to go on from")
     lengths = torch.tensor([len(p) for p in prompts], device=device)
     if reading is not None and reading.logits.shape[0] != rows:
         raise ValueError(f"{rows} prompts cannot go on from a reading of {reading.logits.shape[0]}: one prompt a row")
@@ -153,18 +162,22 @@ class Writer:
     """Reads the prompts and writes on, a piece of text at a time: iterate over it for `(row, text)`.
 
     Afterwards `texts` holds each row's whole text, `reading` all that was read and written (to go on from, or to
-    save), and `stats` the speed.
+    save), and `stats` the speed. Iterating again starts from the same reading, and writes the same.
     """
 
     model: xLSTMLM
     tokenizer: Tokenizer
-    prompts: Sequence[str]
+    prompts: str | Sequence[str]
     max_tokens: int = 200
     sampling: Sampling = field(default_factory=Sampling)
-    stop: Sequence[str] = ()
+    stop: str | Sequence[str] = ()
     reading: Reading | None = None
     texts: list[str] = field(default_factory=list)
     stats: dict[str, float] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.prompts, self.stop = listed(self.prompts), listed(self.stop)
+        self.start = self.reading
 
     @torch.no_grad()
     def __iter__(self) -> Iterator[tuple[int, str]]:
@@ -178,9 +191,12 @@ class Writer:
             self.model.train(was_training)
 
     def _write(self) -> Iterator[tuple[int, str]]:
+        self.texts, self.stats, self.reading = [], {}, self.start
         prompts = [self.tokenizer.encode(p) for p in self.prompts]
+        if not prompts and self.start is None:
+            return
         began = time.perf_counter()
-        self.reading = read(self.model, prompts, self.reading)
+        self.reading = read(self.model, prompts, self.start)
         self._count("prompt", sum(map(len, prompts)), began)
         rows = [self._row(b) for b in range(len(prompts))]
         began, written = time.perf_counter(), 0
@@ -226,6 +242,11 @@ class Writer:
         }
 
 
+def listed(texts: str | Sequence[str]) -> list[str]:
+    """Several texts, or one."""
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
 def generate(
     model: xLSTMLM,
     tokenizer: Tokenizer,
@@ -235,7 +256,7 @@ def generate(
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
-    stop: Sequence[str] = (),
+    stop: str | Sequence[str] = (),
     seed: int = 0,
     reading: Reading | None = None,
 ) -> Any:
@@ -246,12 +267,12 @@ def generate(
         prompts: any lengths; rows are read side by side without padding entering the model.
         max_tokens: at most so many tokens a row.
         temperature, top_k, top_p, seed: see `Sampling`.
-        stop: strings that end a row; they are not part of its text.
+        stop: a string that ends a row, or several; they are not part of its text.
         reading: what was read before, from `read`, `Writer.reading` or `load_reading`.
     """
     single = isinstance(prompts, str)
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    writer = Writer(model, tokenizer, [prompts] if single else list(prompts), max_tokens, sampling, stop, reading)
+    writer = Writer(model, tokenizer, prompts, max_tokens, sampling, stop, reading)
     for _ in writer:
         continue
     return writer.texts[0] if single else writer.texts
@@ -298,16 +319,30 @@ def load_reading(path: Path | str, model: xLSTMLM) -> Reading:
         raise ValueError(f"{path} is no state file, or was cut short: {error}") from None
     if notes.get("format") != "longshort state":
         raise ValueError(f"{path} holds no saved state: its format is {notes.get('format')!r}")
+    if notes.get("version") != "1":
+        raise ValueError(f"{path} is of version {notes.get('version')!r}; this longshort reads version '1'")
     if notes.get("model") != fingerprint(model):
         raise ValueError(f"{path} was saved by another model, or by this one before more training: read the text anew")
-    device, rows = model.embedding.weight.device, tensors["logits"].shape[0]
+    logits, vocab = tensors.get("logits"), model.config.vocab_size
+    if logits is None or logits.dim() != 2 or not len(logits) or logits.shape[1] != vocab:
+        there = "are missing" if logits is None else f"have shape {tuple(logits.shape)}"
+        raise ValueError(f"{path} was changed: its logits {there}, not (rows, {vocab})")
+    device = model.embedding.weight.device
     with torch.no_grad():
-        _, template = model(torch.zeros(rows, 1, dtype=torch.long, device=device))
-    expected = {"logits", *named_tensors(template)}
-    if expected != set(tensors):
-        raise ValueError(f"{path} was changed: {sorted(expected ^ set(tensors))} are missing or unknown")
+        _, template = model(torch.zeros(len(logits), 1, dtype=torch.long, device=device))
+    wanted = {"logits": logits.float(), **named_tensors(template)}
+    if wanted.keys() != tensors.keys():
+        raise ValueError(f"{path} was changed: {sorted(wanted.keys() ^ tensors.keys())} are missing or unknown")
+    for name, want in wanted.items():
+        if (tensors[name].shape, tensors[name].dtype) != (want.shape, want.dtype):
+            raise ValueError(f"{path} was changed: {name} is {kind(tensors[name])}, and should be {kind(want)}")
     names = iter(named_tensors(template))
     return Reading(tensors["logits"].to(device), map_state(lambda _: tensors[next(names)].to(device), template))
+
+
+def kind(x: Tensor) -> str:
+    """A tensor's dtype and shape, for a message."""
+    return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
 
 
 def peak_memory() -> int:

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 from longshort.blocks import Block, MixerState, small_init
 from longshort.config import xLSTMConfig
-from longshort.functional import check_lengths
+from longshort.functional import check_lengths, check_reset
 from longshort.ops.norm import LayerNorm, RMSNorm, soft_cap
 from longshort.shapes import Bool, Float, Int
 
@@ -62,6 +62,7 @@ class xLSTM(nn.Module):
         if state is not None and len(state) != len(self.blocks):
             raise ValueError(f"the state is of {len(state)} blocks, the stack has {len(self.blocks)}")
         lengths = check_lengths(lengths, x.shape[0], x.shape[1], x.device)
+        reset = check_reset(reset, x.shape[0], x.shape[1])
         states = []
         for block, before in zip(self.blocks, state or [None] * len(self.blocks), strict=True):
             if self.checkpointing and torch.is_grad_enabled():
@@ -129,8 +130,7 @@ class xLSTMLM(nn.Module):
 
     def hidden(self, tokens, state=None, *, lengths=None, reset=None) -> tuple[Float[Tensor, "B T D"], State]:
         """The vectors that the head reads: `forward` without the head."""
-        if tokens.dim() != 2 or tokens.is_floating_point():
-            raise ValueError(f"tokens must be whole numbers (B, T), got {tuple(tokens.shape)} of {tokens.dtype}")
+        check_tokens(tokens)
         return self.stack(self.embedding(tokens), state, lengths=lengths, reset=reset)
 
     def logits(self, h: Float[Tensor, "... D"]) -> Float[Tensor, "... vocab"]:
@@ -148,10 +148,13 @@ class xLSTMLM(nn.Module):
         """Mean cross-entropy, in nats, of every token but the first given those before it.
 
         `tokens`, `lengths` and `reset` cover T tokens; the model reads the first T - 1 and is scored on the last
-        T - 1. A token past its row's length, or one where `reset` begins a new document, is not scored.
+        T - 1. A token past its row's length, or one where `reset` begins a new document, is not scored; where none
+        is, the loss is 0.
         """
+        check_tokens(tokens)
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
         scored = torch.ones_like(targets, dtype=torch.bool)
+        reset = check_reset(reset, tokens.shape[0], tokens.shape[1])
         lengths = check_lengths(lengths, tokens.shape[0], tokens.shape[1], tokens.device)
         if lengths is not None:
             scored &= torch.arange(1, tokens.shape[1], device=tokens.device) < lengths[:, None]
@@ -160,8 +163,10 @@ class xLSTMLM(nn.Module):
             scored &= ~reset[:, 1:]
             reset = reset[:, :-1]
         logits, last = self(inputs, state, lengths=lengths, reset=reset)
-        targets = targets.masked_fill(~scored, -100).long()
-        return Loss(F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100), last)
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32)).flatten(0, 1)
+        targets = targets.masked_fill(~scored, -100).long().flatten()
+        total = F.cross_entropy(wide, targets, ignore_index=-100, reduction="sum")
+        return Loss(total / scored.sum().clamp(min=1), last)
 
     def num_parameters(self) -> int:
         """How many weights there are; shared ones count once."""
@@ -188,6 +193,11 @@ class xLSTMLM(nn.Module):
         from longshort.checkpoints import save  # the one import that goes up: people look for a method
 
         save(self, folder)
+
+
+def check_tokens(tokens: Tensor) -> None:
+    if tokens.dim() != 2 or tokens.is_floating_point():
+        raise ValueError(f"tokens must be whole numbers (B, T), got {tuple(tokens.shape)} of {tokens.dtype}")
 
 
 def detach(state: State) -> State:

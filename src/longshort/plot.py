@@ -1,23 +1,18 @@
 """The loss of a run as an SVG picture. Not a plotting library: two curves, two axes."""
 
-import json
 import math
-from pathlib import Path
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 400, 64, 24, 40, 48
 CURVES = {"training": "#8aa4c8", "held-out": "#c8462b"}
 
 
-def read_metrics(path: Path) -> dict[str, list[tuple[float, float]]]:
-    """(step, value) of each curve: training loss in bits per token, held-out bits per character."""
-    curves: dict[str, list[tuple[float, float]]] = {name: [] for name in CURVES}
-    for line in path.read_text().splitlines() if path.exists() else []:
-        entry = json.loads(line)
-        if "loss" in entry:
-            curves["training"].append((entry["step"], entry["loss"] / math.log(2)))
-        if "heldout" in entry:
-            curves["held-out"].append((entry["step"], entry["heldout"]))
-    return curves
+def curves_of(metrics: list[dict]) -> dict[str, list[tuple[float, float]]]:
+    """(step, value) of each curve: training loss in bits per token, held-out bits per character; finite ones."""
+    curves = {
+        "training": [(line["step"], line["loss"] / math.log(2)) for line in metrics if "loss" in line],
+        "held-out": [(line["step"], line["heldout"]) for line in metrics if "heldout" in line],
+    }
+    return {name: [(x, y) for x, y in curve if math.isfinite(y)] for name, curve in curves.items()}
 
 
 def ticks(low: float, high: float, about: int = 6) -> list[float]:
@@ -28,9 +23,9 @@ def ticks(low: float, high: float, about: int = 6) -> list[float]:
     return [round(step * i, 10) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def loss_picture(metrics: Path) -> str:
-    """The SVG of a run's metrics.jsonl."""
-    curves = read_metrics(metrics)
+def loss_picture(metrics: list[dict]) -> str:
+    """The SVG of a run's metrics, as `read_metrics` gives them."""
+    curves = curves_of(metrics)
     points = [p for curve in curves.values() for p in curve]
     if not points:
         return f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{HEIGHT}"/>'

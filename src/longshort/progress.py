@@ -14,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from longshort.config import TrainConfig
+from longshort.files import write_atomically, write_text
+from longshort.metrics import read_metrics
 
 WARM = 5  # steps left out of the speed: the first are slower
 
@@ -25,17 +27,15 @@ class Progress:
         self.config = config
         self.path = folder / "metrics.jsonl"
         self._forget_after(step)
-        self.losses: list[float] = []
         self.begun, self.timed_from, self.tokens, self.paused = step, None, 0, 0.0
         self.heldout = math.nan
         self.console = Console(highlight=False)
         self.bar = self._make_bar() if self.console.is_terminal else None
 
     def _forget_after(self, step: int) -> None:
-        """Drop lines past the step a resumed run goes on from: they will be written again."""
-        lines = self.path.read_text().splitlines() if self.path.exists() and step else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        self.path.write_text("".join(line + "\n" for line in kept))
+        """Drop lines past the step a resumed run goes on from, they will be written again, and one cut short."""
+        kept = [line for line in read_metrics(self.path) if line["step"] <= step] if step else []
+        write_atomically(self.path, lambda path: write_text(path, "".join(json.dumps(line) + "\n" for line in kept)))
 
     def _make_bar(self) -> Bar:
         columns = (BarColumn(24), MofNCompleteColumn(), TextColumn("{task.fields[told]}"))
@@ -52,20 +52,19 @@ class Progress:
         if self.bar:
             self.bar.stop()
 
-    def step(self, step: int, loss: float, norm: float, lr: float, tokens: int) -> None:
-        """One optimizer step was made."""
-        self.losses.append(loss)
+    def step(self, step: int, losses: list[float], norm: float, lr: float, tokens: int) -> bool:
+        """One optimizer step was made. Whether the `losses` since the last line were told now."""
         if step - self.begun == min(WARM, self.config.steps - self.begun - 1):
             self.timed_from, self.tokens, self.paused = (time.perf_counter(), step), 0, 0.0
         else:
             self.tokens += tokens
         if step % self.config.log_every and step != self.config.steps:
-            return
+            return False
         speed, left = self._speed(step)
-        line = {"step": step, "loss": sum(self.losses) / len(self.losses), "lr": lr, "norm": norm}
+        line = {"step": step, "loss": sum(losses) / len(losses), "lr": lr, "norm": norm}
         self._write(line | ({"tokens_per_second": round(speed)} if speed else {}))
-        self.losses = []
         self._tell(step, line, speed, left)
+        return True
 
     @contextmanager
     def pause(self) -> Iterator[None]:

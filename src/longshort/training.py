@@ -3,6 +3,8 @@
 A run is a folder: config.json, metrics.jsonl, loss.svg, README.md (the model card), data/ and checkpoints/step-N/.
 """
 
+import hashlib
+import itertools
 import json
 import math
 import os
@@ -10,7 +12,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,9 @@ from longshort.data import (
     save_tokenizer,
 )
 from longshort.evaluation import evaluate
-from longshort.files import CheckpointError, write_atomically, write_json, write_text
+from longshort.files import CheckpointError, about, read_settings, write_atomically, write_json, write_text
 from longshort.generation import generate
+from longshort.metrics import read_metrics
 from longshort.model import State, detach, map_state, xLSTMLM
 from longshort.plot import loss_picture
 from longshort.progress import Progress
@@ -51,28 +54,30 @@ def train(config: TrainConfig, folder: Path | str, *, resume: bool = False) -> x
     """
     folder = Path(folder)
     config = open_run(config, folder, resume)
-    data = open_data(config, folder)
-    config = replace(config, model=replace(config.model, vocab_size=data.tokenizer.vocab_size))
+    pick_device(config.device)
+    data = open_data(config, folder, anew=not resume or newest_checkpoint(folder) is None)
+    config = settled(config, data)
     run = restore(config, folder, data) if resume else start(config, data)
     write_json(folder / "config.json", config.to_dict())
-    if run.step == 0:
+    if newest_checkpoint(folder) is None:
         save_run(run, folder)  # so that there is something to load from the first moment
     with Progress(config, folder, run.step) as progress, stop_signal() as stopping:
         while run.step < config.steps:
             loss, norm, tokens = train_step(run)
             require_finite(loss, norm, run, folder)
             run.step += 1
-            progress.step(run.step, loss, norm, learning_rate(config, run.step - 1), tokens)
-            due = run.step % config.eval_every == 0 or run.step == config.steps
+            run.losses.append(loss)
+            if progress.step(run.step, run.losses, norm, learning_rate(config, run.step - 1), tokens):
+                run.losses.clear()
             with progress.pause():
-                if due:
-                    look(run, progress)
+                if due := run.step % config.eval_every == 0 or run.step == config.steps:
+                    look(run, folder, progress)
                 if due or stopping():
                     save_run(run, folder)
             if stopping():
                 progress.say(f"stopped after step {run.step}, saved. To go on: longshort train --resume {folder}")
                 raise KeyboardInterrupt
-    return run.model
+    return run.model.eval()
 
 
 @dataclass
@@ -86,8 +91,12 @@ class Run:
     step: int = 0
     state: State | None = None
     """Carried from step to step with `carry_state`."""
+    losses: list[float] = field(default_factory=list)
+    """Since the last line of the log."""
     heldout: float = math.nan
-    """Held-out bits per character at the last look."""
+    """Held-out bits per character at the last look …"""
+    looked: int = 0
+    """… and the step of that look."""
 
 
 # ---- one step --------------------------------------------------------------------------------------------------------
@@ -151,24 +160,30 @@ def build_optimizer(model: xLSTMLM, config: TrainConfig) -> torch.optim.AdamW:
 
 def require_finite(loss: float, norm: float, run: Run, folder: Path) -> None:
     """Stop at the first loss or gradient that is not a number; the weights were not touched by it."""
-    if math.isfinite(loss) and math.isfinite(norm):
-        return
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        run.step += 1
+        raise diverged(run, folder, f"the loss is {loss} and its gradient's norm {norm}")
+
+
+def diverged(run: Run, folder: Path, what: str) -> TrainingError:
     good = newest_checkpoint(folder)
-    raise TrainingError(
-        f"step {run.step + 1}: the loss is {loss} and its gradient's norm {norm}, so the run stopped before using them."
-        f" {f'The last good checkpoint is {good}.' if good else 'No checkpoint was saved before.'} "
+    return TrainingError(
+        f"step {run.step}: {what}, so the run stopped without saving. "
+        f"{f'The last good checkpoint is {good}.' if good else 'No checkpoint was saved before.'} "
         f"A lower --lr (now {run.config.lr:g}), a longer --warmup or a smaller --clip usually helps."
     )
 
 
-def look(run: Run, progress: "Progress") -> None:
+def look(run: Run, folder: Path, progress: Progress) -> None:
     """Score held-out text (all of it at the end), and write a sample."""
     config, last = run.config, run.step == run.config.steps
     scored = evaluate(run.model, run.data.heldout, run.data.tokenizer, limit=None if last else config.eval_tokens)
-    run.heldout = scored.bits_per_character
-    sample = ""
+    if not math.isfinite(scored.bits_per_character):
+        raise diverged(run, folder, f"the held-out loss is {scored.bits_per_character}")
+    run.heldout, run.looked, sample = scored.bits_per_character, run.step, ""
     if config.sample_tokens:
-        sample = generate(run.model, run.data.tokenizer, config.sample_prompt, config.sample_tokens, seed=config.seed)
+        prompt = sample_prompt(config, run.data)
+        sample = generate(run.model, run.data.tokenizer, prompt, config.sample_tokens, seed=config.seed)
     progress.evaluated(run.step, run.heldout, sample)
 
 
@@ -185,8 +200,10 @@ def open_run(config: TrainConfig, folder: Path, resume: bool) -> TrainConfig:
         return config
     if not path.exists():
         raise TrainingError(f"{folder} holds no run to resume: it has no config.json")
-    before = TrainConfig.from_dict(json.loads(path.read_text()))
-    config = replace(config, model=replace(config.model, vocab_size=before.model.vocab_size))
+    with about(path):
+        before = TrainConfig.from_dict(read_settings(path))
+    given = {"tokenizer": before.tokenizer} if (Path(config.data) / "data.json").exists() else {}
+    config = replace(config, model=replace(config.model, vocab_size=before.model.vocab_size), **given)
     for name, value in asdict(config).items():
         if name not in TrainConfig.REPORTING and value != asdict(before)[name]:
             raise TrainingError(
@@ -196,22 +213,47 @@ def open_run(config: TrainConfig, folder: Path, resume: bool) -> TrainConfig:
     return config
 
 
-def open_data(config: TrainConfig, folder: Path) -> TokenData:
-    """The token files of the run: given, made before, or made now."""
+def open_data(config: TrainConfig, folder: Path, *, anew: bool) -> TokenData:
+    """The token files of the run: a folder of them given by name, or the run's own, made `anew` or made before."""
     given, own = Path(config.data), folder / "data"
     if (given / "data.json").exists():
         data = open_tokens(given)
-    elif (own / "data.json").exists():
-        data = open_tokens(own)
-    else:
+    elif anew:
         corpus = load_corpus(config.data)
         data = prepare(corpus, build_tokenizer(config.tokenizer, corpus, config.vocab_size), own)
+    else:
+        data = open_tokens(own)
     if len(data.train) < config.context + 1:
         raise TrainingError(
             f"the training text is {len(data.train)} tokens (the last 10 % are held out), fewer than one "
             f"sequence of {config.context} + 1: use a longer text or a smaller --context"
         )
+    if not len(data.heldout):
+        raise TrainingError("the text is too short to hold 10 % of it out for evaluation: use a longer one")
+    if config.sample_tokens:
+        sample_prompt(config, data)
     return data
+
+
+def settled(config: TrainConfig, data: TokenData) -> TrainConfig:
+    """The settings with what the data decides: which tokenizer it is, and how many tokens it knows."""
+    kind = data.tokenizer.to_json().get("longshort", "bpe")
+    if config.tokenizer not in (kind, TrainConfig.tokenizer):
+        raise TrainingError(
+            f"tokenizer={config.tokenizer!r} was asked for, but {config.data} holds tokens of kind {kind!r}: "
+            "leave --tokenizer out, or give the text itself"
+        )
+    return replace(config, tokenizer=kind, model=replace(config.model, vocab_size=data.tokenizer.vocab_size))
+
+
+def sample_prompt(config: TrainConfig, data: TokenData) -> str:
+    """What samples continue; where the vocabulary lacks the default's line break, the text's first character."""
+    prompt = config.sample_prompt
+    if prompt == TrainConfig.sample_prompt and prompt not in getattr(data.tokenizer, "characters", prompt):
+        prompt = data.tokenizer.decode(data.train.ids[:1])
+    if not len(data.tokenizer.encode(prompt)):
+        raise TrainingError("sample_prompt is empty: give at least one character, or sample_tokens=0 for no samples")
+    return prompt
 
 
 def newest_checkpoint(folder: Path) -> Path | None:
@@ -248,7 +290,7 @@ def save_run(run: Run, folder: Path) -> Path:
     """Write checkpoints/step-N whole, under a temporary name first; drop all but the newest `keep`."""
     checkpoints = folder / "checkpoints"
     target = checkpoints / f"step-{run.step:08d}"
-    temporary = checkpoints / f".{target.name}.tmp"
+    temporary, before = (checkpoints / f".{target.name}.{name}.tmp" for name in ("new", "old"))
     try:
         for left in checkpoints.glob(".step-*.tmp"):  # by a run that was killed
             shutil.rmtree(left)
@@ -256,22 +298,35 @@ def save_run(run: Run, folder: Path) -> Path:
         save(run.model, temporary)
         save_tokenizer(run.data.tokenizer, temporary)
         save_file(progress_tensors(run), temporary / "training.safetensors")
-        (temporary / "training.json").write_text(
-            json.dumps({"step": run.step, "heldout": None if math.isnan(run.heldout) else run.heldout})
-        )
-        (temporary / "README.md").write_text(model_card(run))
-        shutil.rmtree(target, ignore_errors=True)
+        write_json(temporary / "training.json", progress_notes(run))
+        write_text(temporary / "README.md", model_card(run))
+        if target.exists():
+            os.replace(target, before)
         os.replace(temporary, target)
+        shutil.rmtree(before, ignore_errors=True)
     except (OSError, CheckpointError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         good = newest_checkpoint(folder)
         kept = f"the last good checkpoint, {good}, is untouched" if good else "nothing was saved before"
         raise TrainingError(f"step {run.step} could not be saved in {checkpoints}: {error}; {kept}") from error
+    picture = loss_picture(read_metrics(folder / "metrics.jsonl"))
     write_atomically(folder / "README.md", lambda path: write_text(path, model_card(run)))
-    write_atomically(folder / "loss.svg", lambda path: write_text(path, loss_picture(folder / "metrics.jsonl")))
+    write_atomically(folder / "loss.svg", lambda path: write_text(path, picture))
     for old in sorted(checkpoints.glob("step-*"))[: -run.config.keep]:
         shutil.rmtree(old)
     return target
+
+
+def progress_notes(run: Run) -> dict[str, Any]:
+    """What a resumed run needs to know, in words and numbers."""
+    heldout = run.heldout if math.isfinite(run.heldout) else None
+    return {"step": run.step, "losses": run.losses, "heldout": heldout, "looked": run.looked, **identity(run.data)}
+
+
+def identity(data: TokenData) -> dict[str, str]:
+    """Tells texts and tokenizers apart."""
+    tokenizer = json.dumps(data.tokenizer.to_json(), sort_keys=True).encode()
+    return {"text": data.notes["sha256"], "tokenizer": hashlib.sha256(tokenizer).hexdigest()}
 
 
 def progress_tensors(run: Run) -> dict[str, Tensor]:
@@ -293,37 +348,49 @@ def restore(config: TrainConfig, folder: Path, data: TokenData) -> Run:
     newest = newest_checkpoint(folder)
     if newest is None:
         return start(config, data)
+    notes = read_settings(newest / "training.json")
+    with about(newest / "training.json"):
+        if {key: notes.get(key) for key in identity(data)} != identity(data):
+            raise TrainingError(f"the text or its tokenizer is not the one that {newest} was trained on: bring it back")
+        heldout = math.nan if notes["heldout"] is None else float(notes["heldout"])
+        step, losses, looked = int(notes["step"]), [float(x) for x in notes["losses"]], int(notes["looked"])
     model = load(newest, device=str(pick_device(config.device)))
-    notes, tensors = json.loads((newest / "training.json").read_text()), load_file(newest / "training.safetensors")
-    run = Run(
-        config,
-        data,
-        model,
-        build_optimizer(model, config),
-        notes["step"],
-        heldout=math.nan if notes["heldout"] is None else notes["heldout"],
-    )
-    for name, weight in model.named_parameters() if run.step else ():
-        moments = {key: tensors[f"optimizer.{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
-        run.optimizer.state[weight] = {k: x if k == "step" else x.to(weight.device) for k, x in moments.items()}
-    if config.carry_state and run.step:
-        rows = torch.zeros(config.batch_size, 1, dtype=torch.long, device=model.embedding.weight.device)
-        with torch.no_grad():
-            _, template = model(rows)
-        carried = iter([tensors[f"state.{i}"] for i in range(sum(name.startswith("state.") for name in tensors))])
-        run.state = map_state(lambda x: next(carried).to(x.device), template)
-    torch.set_rng_state(tensors["random.cpu"])
-    if "random.cuda" in tensors and model.embedding.weight.is_cuda:
-        torch.cuda.set_rng_state(tensors["random.cuda"])
+    run = Run(config, data, model, build_optimizer(model, config), step, None, losses, heldout, looked)
+    with about(newest / "training.safetensors"):
+        take_up(run, load_file(newest / "training.safetensors"))
     return prepared(run)
+
+
+def take_up(run: Run, tensors: dict[str, Tensor]) -> None:
+    """Put back what `progress_tensors` took: nothing may be missing, left over or of another shape."""
+    for name, weight in run.model.named_parameters() if run.step else ():
+        moments = {key: tensors.pop(f"optimizer.{name}.{key}") for key in ("step", "exp_avg", "exp_avg_sq")}
+        if any(x.shape != (() if key == "step" else weight.shape) for key, x in moments.items()):
+            raise ValueError(f"the optimizer's state of {name} has another shape than the weight")
+        run.optimizer.state[weight] = {k: x if k == "step" else x.to(weight.device) for k, x in moments.items()}
+    if run.config.carry_state and run.step:
+        rows = torch.zeros(run.config.batch_size, 1, dtype=torch.long, device=run.model.embedding.weight.device)
+        with torch.no_grad():
+            _, template = run.model(rows)
+        names = (f"state.{i}" for i in itertools.count())
+        run.state = map_state(lambda x: tensors.pop(next(names)).to(x.device).view_as(x), template)
+    torch.set_rng_state(tensors.pop("random.cpu"))
+    cuda = tensors.pop("random.cuda", None)
+    if cuda is not None and run.model.embedding.weight.is_cuda:
+        torch.cuda.set_rng_state(cuda)
+    if tensors:
+        raise ValueError(f"{next(iter(tensors))} does not belong here")
 
 
 def model_card(run: Run) -> str:
     """What this model is, in a page."""
     notes, config = run.data.notes, run.config
+    part = "" if run.looked == config.steps else f", on {config.eval_tokens:,} tokens of it"
+    measured = f"{run.heldout:.3f} (step {run.looked}{part})" if run.looked else "not measured yet"
     settings = "\n".join(f"    {name} = {value!r}" for name, value in asdict(config).items() if name != "model")
     shape = "\n".join(f"    {name} = {value!r}" for name, value in asdict(config.model).items())
-    scored = "" if run.step == config.steps else f" (of {config.eval_tokens:,} tokens)"
+    part = "" if run.looked == config.steps else f", on {config.eval_tokens:,} tokens of it"
+    measured = f"{run.heldout:.3f} (step {run.looked}{part})" if run.looked else "not measured yet"
     return f"""# An xLSTM language model, step {run.step} of {config.steps}
 
 Trained by longshort {__version__} (torch {torch.__version__}) on {notes["name"]} (SHA-256 {notes["sha256"][:16]}…):
@@ -331,7 +398,7 @@ Trained by longshort {__version__} (torch {torch.__version__}) on {notes["name"]
 
 - weights: {run.model.num_parameters():,}
 - blocks: {" ".join(config.model.kinds)}
-- held-out bits per character: {run.heldout:.3f}{scored}
+- held-out bits per character: {measured}
 - seed: {config.seed}
 
 Use it: `longshort generate FOLDER --prompt "…"`, or `longshort.load(FOLDER)` in Python.

@@ -200,7 +200,7 @@ def scan_m(decay: Float[Tensor, "B c N"], peak: Float[Tensor, "B c N"], m: Float
 
 def scan_state(carry: Float[Tensor, "B c ..."], written: Float[Tensor, "B c ..."], state: Float[Tensor, "B ..."]):
     """The states at the start of every chunk, and the one after the last: state = carry * state + written."""
-    if not torch.is_grad_enabled() and not under_transform():
+    if not torch.is_grad_enabled():
         return scan_unrecorded(carry, written, state, range(carry.shape[1]))
     states = [state]
     for f, new in zip(carry.unbind(1), written.unbind(1), strict=True):
@@ -344,14 +344,5 @@ def mlstm_chunkwise(
     T = q.shape[1]
     L = min(chunk_size, T)
     i_gate, log_f = fold_into_gates(i_pre, f_pre, lengths, reset)
-    if under_transform():
-        h, last, _ = chunkwise_forward(q, k, v, i_gate, log_f, state, L, eps)
-        h = unsplit(h, T)
-    else:
-        h, *last = Chunkwise.apply(L, eps, q, k, v, i_gate, log_f, *state)  # type: ignore[misc]
+    h, *last = Chunkwise.apply(L, eps, q, k, v, i_gate, log_f, *state)  # type: ignore[misc]
     return h, keep_unread(state, MLSTMState(*last), lengths)
-
-
-def under_transform() -> bool:
-    """Whether vmap, jvp, another functorch transform or forward-mode AD is at work: they see plain operations only."""
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0

@@ -96,10 +96,10 @@ def load(path: Path | str, *, device: torch.device | str = "cpu", dtype: torch.d
     Pickles are refused.
 
     Args:
-        device: where the weights go.
+        device: where the weights go; "auto" is CUDA where there is one.
         dtype: what they are converted to; None leaves them as they are stored.
 
-    Raises CheckpointError, naming the file and what is wrong with it.
+    Raises CheckpointError, naming the file and what is wrong with it, and ValueError for a device that is not there.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -107,7 +107,7 @@ def load(path: Path | str, *, device: torch.device | str = "cpu", dtype: torch.d
     ...     load(folder).config.kinds
     ('mlstm', 'mlstm', 'mlstm', 'slstm')
     """
-    path = Path(path)
+    path, device = Path(path), pick_device(device)
     format, config, stored = recognise(path)
     with about(path), torch.device("meta"):
         model = xLSTMLM(config)
@@ -126,6 +126,19 @@ def load(path: Path | str, *, device: torch.device | str = "cpu", dtype: torch.d
     if config.tie_weights:
         model.head.weight = model.embedding.weight
     return model.eval()
+
+
+def pick_device(name: torch.device | str) -> torch.device:
+    """A device by name; "auto" is CUDA where there is one. Raises ValueError where it cannot be used."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except Exception as error:  # each backend has its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"device {str(name)!r} cannot be used here ({reason}); use 'cpu', 'cuda' or 'auto'") from None
+    return device
 
 
 def newest(folder: Path | str) -> Path:

@@ -19,7 +19,7 @@ from longshort.lab.tasks import UNSCORED, Batch, Task, parity_task, recall_task
 from longshort.model import xLSTMLM
 from longshort.shapes import Float
 
-SETTINGS: dict[str, Any] = dict(width=32, heads=1, conv=4, steps=1500, lr=1e-2, batch=64, weight_decay=0.0)
+SETTINGS: dict[str, Any] = dict(width=32, heads=1, conv=2, steps=1000, lr=1e-2, batch=64, weight_decay=0.0)
 TASKS = (parity_task(), recall_task())
 STACKS = ("slstm,slstm", "mlstm,mlstm", "slstm,mlstm")
 
@@ -55,7 +55,7 @@ def learn(
     lr: float,
     batch: int,
     seed: int,
-    conv: int = 4,
+    conv: int = 2,
     weight_decay: float = 0.0,
     warmup: float = 0.1,
     test_rows: int = 512,

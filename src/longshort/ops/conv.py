@@ -42,6 +42,10 @@ class CausalConv(nn.Module):
         B, T, D = x.shape
         if lengths is not None:  # what stands past the end is never multiplied, NaN included
             x = torch.where((torch.arange(T, device=x.device) < lengths[:, None])[..., None], x, 0)
+        if state is not None and state.shape != (B, self.width - 1, D):
+            raise ValueError(
+                f"the convolution's state is {tuple(state.shape)}; this batch takes {(B, self.width - 1, D)}"
+            )
         past = x.new_zeros(B, self.width - 1, D) if state is None else state.to(x.dtype)
         seen = torch.cat([past, x], 1)
         if T == 0:
