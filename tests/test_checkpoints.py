@@ -172,6 +172,14 @@ def test_load_of_a_file_reads_the_settings_beside_it(folder):
     assert_same(load(folder / "model.safetensors"), load(folder))
 
 
+def test_load_says_when_a_device_is_not_there(folder):
+    for device in ("gpu", "cuda:99", "meta", ""):
+        with pytest.raises(ValueError, match=f"device '{device}' cannot be used here .*; use 'cpu', 'cuda' or 'auto'"):
+            load(folder, device=device)
+    assert load(folder, device="auto").embedding.weight.device.type in ("cpu", "cuda")
+    assert load(folder, device=torch.device("cpu")).embedding.weight.device.type == "cpu"
+
+
 def test_load_converts_to_a_dtype(folder):
     model = load(folder, dtype=torch.float64)
     assert {weight.dtype for weight in model.parameters()} == {torch.float64}

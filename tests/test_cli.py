@@ -82,13 +82,28 @@ def test_wrong_words_are_corrected(arguments, message, capsys):
         (["generate", "{place}", "--prompt", "a"], "holds no"),
         (["generate", "{run}", "--prompt", "a", "--load-state", "none.state"], "no state file 'none.state'"),
         (["generate", "{run}", "--prompt", "a", "--temperature", "-1"], "temperature=-1.0"),
+        (["generate", "{run}", "--prompt", "a", "--temperature", "nan"], "temperature=nan"),
+        (["generate", "{run}", "--prompt", "a", "--seed", "9" * 30], "at most 62 bits"),
+        (["generate", "{run}", "--prompt", "a", "--device", "gpu"], "device 'gpu' cannot be used here"),
+        (["generate", "{run}", "--prompt", "a", "--device", "cuda:99"], "device 'cuda:99' cannot be used here"),
+        (["generate", "{run}", "--prompt", "a", "--device", "meta"], "device 'meta' cannot be used here"),
+        (["eval", "{run}", "--device", "gpu"], "device 'gpu' cannot be used here"),
+        (["generate", "{run}", "--prompt-file", "none.txt"], "no file 'none.txt': give a text file"),
+        (["generate", "{run}", "--prompt-file", "{place}"], "cannot be read: Is a directory"),
+        (["generate", "{run}", "--prompt-file", "{place}/latin.txt"], "latin.txt is not UTF-8: byte 0xf6 at 1"),
+        (["train", "{bad}", "--resume"], "config.json: settings by name belong here, not a list"),
+        (["train", "{new}", "--clip", "nan"], "clip=nan must be a finite number"),
+        (["train", "{new}", "--data", "{place}/text.txt", "--embedding-dim", "400000000000000"], "too little memory"),
         (["eval", "{place}/text.txt"], "text.txt"),
         (["data", "{place}/run/data", "--out", "{new}"], "holds no .txt"),
         (["convert", "{run}", "{new}", "--to", "hff"], "no format 'hff'. Did you mean 'hf'?"),
     ],
 )
 def test_bad_input_is_one_line_and_status_1(place, tmp_path, arguments, message, capsys):
-    names = {"run": place / "run", "place": place, "new": tmp_path / "new"}
+    (place / "latin.txt").write_bytes("Böhm".encode("latin1"))
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "config.json").write_text("[]")
+    names = {"run": place / "run", "place": place, "new": tmp_path / "new", "bad": tmp_path / "bad"}
     err = run(*(a.format(**names) for a in arguments), code=1, capsys=capsys).err
     assert err.startswith("longshort: ")
     assert message in err.replace("\n", " ")
@@ -142,9 +157,23 @@ def test_data_then_train_on_it_then_resume(place, tmp_path, capsys):
 def test_convert_there_and_back(place, tmp_path, capsys):
     out = run("convert", place / "run", tmp_path / "copy", capsys=capsys).out
     assert "weights)" in out
-    run(
-        "generate", tmp_path / "copy", "--tokenizer", place / "run", "--prompt", "a", "--max-tokens", "2", capsys=capsys
-    )
+    first = run("generate", place / "run", "--prompt", "a", "--max-tokens", "5", capsys=capsys)
+    copied = run("generate", tmp_path / "copy", "--prompt", "a", "--max-tokens", "5", capsys=capsys)
+    assert copied.out == first.out  # the tokenizer went along
+    (tmp_path / "copy" / "tokenizer.json").unlink()
+    run("convert", tmp_path / "copy", tmp_path / "bare", capsys=capsys)
+    assert not (tmp_path / "bare" / "tokenizer.json").exists()
+
+
+def test_only_a_want_of_memory_is_told_in_a_line(monkeypatch, capsys):
+    from longshort import cli
+
+    def fail(arguments):
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(cli, "doctor", fail)
+    with pytest.raises(RuntimeError, match="a bug"):
+        main(["doctor"])
 
 
 def test_doctor_prints_every_kernel(capsys):

@@ -73,6 +73,71 @@ def test_bad_settings_are_refused_in_words(settings, message):
         xLSTMConfig(**{"embedding_dim": 8} | ({} if "blocks" in settings else {"num_blocks": 1}) | settings)
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (dict(num_heads="4"), "num_heads='4' must be a whole number$"),
+        (dict(num_heads=True), "num_heads=True must be a whole number$"),
+        (dict(num_heads=2.0), "num_heads=2.0 must be a whole number$"),
+        (dict(num_blocks="1"), "num_blocks='1' must be a whole number or None"),
+        (dict(chunk_size=2**64), "chunk_size=18446744073709551616 must be a whole number of at most 63 bits"),
+        (dict(tie_weights=1), "tie_weights=1 must be True or False"),
+        (dict(block=["paper"]), r"block=\['paper'\] must be text"),
+        (dict(dropout=float("nan")), "dropout=nan must be a finite number"),
+        (dict(eps=float("inf")), "eps=inf must be a finite number"),
+        (dict(mlstm_proj_factor=10**400), "mlstm_proj_factor=1000.* must be a finite number"),
+        (dict(norm_eps=float("nan")), "norm_eps=nan must be a finite number or None"),
+        (dict(blocks=["mlstm"]), r"blocks=\['mlstm'\] must be a tuple .*list: use a tuple, \('mlstm',\)"),
+        (dict(blocks=(1,)), r"blocks=\(1,\) must be a tuple \(of text each\) or text or None"),
+        (dict(slstm_at=[0]), r"slstm_at=\[0\] must be a tuple .* use a tuple, \(0,\)"),
+        (dict(slstm_at=("0",)), r"slstm_at=\('0',\) must be a tuple \(of a whole number each\)"),
+        (dict(slstm_forget="sigmoit"), "slstm_forget='sigmoit' is not one of .* Did you mean 'sigmoid'"),
+        (dict(mlstm_proj_factor=0.0), "mlstm_proj_factor=0.0: it must be over 0"),
+        (dict(ffn_proj_factor=-1.0), "ffn_proj_factor=-1.0: it must be over 0"),
+        (dict(v_dim_factor=1e300), "v_dim_factor=1e.300: it must be over 0, and a million at most"),
+        (dict(norm_eps=0.0), "norm_eps=0.0: it must be over 0"),
+        (dict(eps=-1e-6), "eps=-1e-06: 0 or more"),
+        (dict(conv1d_kernel_size=-1), "conv1d_kernel_size=-1: 0 or more"),
+        (dict(gate_soft_cap=-1.0), "gate_soft_cap=-1.0: 0 or more"),
+        (dict(output_logit_soft_cap=-1.0), "output_logit_soft_cap=-1.0: 0 or more"),
+        (dict(block="7b", qk_dim_factor=0.01), "qk_dim=0: the width that its factor makes of embedding_dim=8"),
+        (dict(block="7b", v_dim_factor=0.01), "v_dim=0: the width"),
+        (dict(block="7b", ffn_proj_factor=0.01), "ffn_dim=0: the width"),
+    ],
+)
+def test_settings_of_a_wrong_type_or_range_are_refused_in_words(settings, message):
+    with pytest.raises(ValueError, match=message):
+        xLSTMConfig(**{"embedding_dim": 8} | ({} if "blocks" in settings else {"num_blocks": 1}) | settings)
+
+
+def test_whole_numbers_will_do_for_floats_and_none_for_what_may_be_none():
+    config = xLSTMConfig(embedding_dim=8, num_blocks=1, dropout=0, mlstm_proj_factor=2, norm_eps=None)
+    assert (config.mlstm_dim, config.dropout) == (64, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], r"TrainConfig is made of settings by name, not of \[\]"),
+        (None, "TrainConfig is made of settings by name"),
+        ({}, "the settings of the model belong under 'model', not None"),
+        ({"model": [1]}, r"the settings of the model belong under 'model', not \[1\]"),
+        ({"model": {}}, "xLSTMConfig needs the setting 'embedding_dim', and it is missing"),
+        ({"model": {"embedding_dim": "8"}}, "embedding_dim='8' must be a whole number"),
+        ({"model": {"embedding_dim": 8, "num_blocks": 1}, "stepz": 3}, "no setting 'stepz'. Did you mean 'steps'"),
+        ({"model": {"embedding_dim": 8, "num_blocks": 1}, "lr": "3"}, "lr='3' must be a finite number"),
+    ],
+)
+def test_train_settings_that_are_none_are_refused_in_words(data, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig.from_dict(data)
+
+
+def test_model_settings_that_are_none_are_refused_in_words():
+    with pytest.raises(ValueError, match=r"xLSTMConfig is made of settings by name, not of 'tiny'"):
+        xLSTMConfig.from_dict("tiny")  # type: ignore[arg-type]
+
+
 def test_unknown_preset_and_setting_suggest_the_nearest():
     with pytest.raises(ValueError, match=r"no preset 'xlstm-125m'. Did you mean 'xlstm-125m-"):
         xLSTMConfig.preset("xlstm-125m")
@@ -94,7 +159,15 @@ def test_settings_cannot_be_changed():
         PRESETS["tiny"].embedding_dim = 3  # type: ignore[misc]
 
 
-@pytest.mark.parametrize(("name", "value"), [("steps", 0), ("lr", 0.0), ("clip", -1.0), ("tokenizer", "bits")])
+NAN, INF = float("nan"), float("inf")
+BAD_TRAINING = [
+    ("steps", 0), ("steps", "9"), ("steps", 1.5), ("lr", 0.0), ("lr", NAN), ("lr", True), ("clip", -1.0), ("clip", NAN),
+    ("clip", INF), ("weight_decay", INF), ("beta1", 1.0), ("beta2", -0.1), ("seed", -1), ("bf16", "yes"), ("data", 3),
+    ("model", "tiny"), ("tokenizer", "bits"), ("tokenizer", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), BAD_TRAINING)
 def test_bad_training_settings_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name}="):
         TrainConfig(**{name: value})

@@ -60,6 +60,63 @@ def test_text_stream_gives_up_on_broken_characters():
     assert "".join(stream.push(b) for b in b"\xff\xfe\xfd\xfcab") == "\ufffd" * 4 + "ab"
 
 
+@pytest.mark.parametrize("kind", [0, 1, 2])
+def test_text_stream_gives_what_all_tokens_decode_to_stray_bytes_included(kind):
+    tokenizer = tokenizers()[kind]
+    for seed in range(20):
+        ids = np.random.default_rng(seed).integers(0, tokenizer.vocab_size, 80).tolist()
+        stream = TextStream(tokenizer)
+        assert "".join([*map(stream.push, ids), stream.flush()]) == tokenizer.decode(ids)
+
+
+def test_text_stream_gives_whole_characters_after_stray_bytes():
+    stream = TextStream(ByteTokenizer())
+    assert [stream.push(b) for b in bytes.fromhex("fff09f9982")] == ["", "\ufffd", "", "", "🙂"]
+    assert [stream.push(b) for b in b"\xf0\x9f"] == ["", ""]
+    assert [stream.flush(), stream.push(97), stream.flush()] == ["\ufffd", "a", ""]
+
+
+def test_text_stream_holds_little_of_endless_stray_bytes():
+    stream = TextStream(ByteTokenizer())
+    text = "".join(stream.push(0xFF) for _ in range(500))
+    assert len(stream.pending) <= 17
+    assert text + stream.flush() == "\ufffd" * 500
+
+
+def test_bpe_of_others_reads_whole_texts_and_adds_nothing():
+    import tokenizers as library
+    from tokenizers import processors
+
+    ours = BPETokenizer.of(TEXT, 300)
+    assert ours.by_lines
+    data = ours.to_json()
+    inner = library.Tokenizer.from_str(json.dumps(data))
+    inner.add_special_tokens(["<s>"])
+    inner.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", inner.token_to_id("<s>"))]
+    )
+    inner.enable_truncation(5)
+    inner.enable_padding(length=500)
+    theirs = BPETokenizer(inner)
+    assert not theirs.by_lines
+    ids = theirs.encode(TEXT)
+    assert theirs.decode(ids) == TEXT
+    assert inner.token_to_id("<s>") not in ids
+    spaced = BPETokenizer(library.Tokenizer.from_str(json.dumps(data)))
+    spaced.inner.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=True)
+    spaced = BPETokenizer(spaced.inner)
+    assert spaced.decode(spaced.encode("one\ntwo")) == " one\ntwo"  # a space before the text, not before every line
+
+
+@pytest.mark.parametrize("tokenizer", [ByteTokenizer(), CharTokenizer("ab")])
+@pytest.mark.parametrize("token", [-1, 256])
+def test_decode_refuses_tokens_outside_the_vocabulary(tokenizer, token):
+    with pytest.raises(
+        DataError, match=f"token {token} is outside the tokenizer's vocabulary 0..{tokenizer.vocab_size - 1}"
+    ):
+        tokenizer.decode([token])
+
+
 def test_char_tokenizer_names_the_stranger():
     with pytest.raises(DataError, match="'q' is not in this model's vocabulary of 2 characters: 'ab'"):
         CharTokenizer("ab").encode("aqb")
@@ -190,6 +247,116 @@ def test_tampered_token_folders_are_refused_in_words(tmp_path):
         load_tokenizer(tmp_path)
     with pytest.raises(DataError, match=r"holds no tokenizer.json"):
         load_tokenizer(tmp_path / "nowhere")
+
+
+TAMPERED_TOKENIZERS = {
+    "a list": ([], "names with values belong here, not a list"),
+    "text": ("byte", "not a str"),
+    "nothing": (None, "not a NoneType"),
+    "a strange kind": ({"longshort": ["char"]}, "is no tokenizer of ours"),
+    "no characters": ({"longshort": "char"}, "is made of the characters of its text, not of ''"),
+    "numbers": ({"longshort": "char", "characters": [1, 2]}, r"not of \[1, 2\]"),
+    "twice": ({"longshort": "char", "characters": "aba"}, "the character 'a' stands twice"),
+    "a number": ({"model": 1}, "is no tokenizer that Hugging Face's tokenizers can read"),
+    "no merges": ({"model": {"type": "BPE"}}, "is no tokenizer that Hugging Face's tokenizers can read"),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED_TOKENIZERS)
+def test_tampered_tokenizers_are_refused_in_words(name, tmp_path):
+    data, message = TAMPERED_TOKENIZERS[name]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data))
+    with pytest.raises(DataError, match=f"tokenizer.json.*{message}"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff\xfe", b"{", b"[" * 100_000])
+def test_tokenizers_that_are_no_json_are_refused_in_words(raw, tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes(raw)
+    with pytest.raises(DataError, match=r"tokenizer\.json is not JSON"):
+        load_tokenizer(tmp_path)
+
+
+def test_load_tokenizer_finds_it_beside_weights_and_in_checkpoints(tmp_path):
+    step = tmp_path / "checkpoints" / "step-00000001"
+    step.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (step / name).touch()
+    save_tokenizer(ByteTokenizer(), step)
+    for place in (tmp_path, tmp_path / "checkpoints", step, step / "model.safetensors"):
+        assert load_tokenizer(place).vocab_size == 256
+
+
+TAMPERED_NOTES = [
+    (dict(dtype="float32"), "dtype='float32' is not one of uint8, uint16"),
+    (dict(dtype=["uint8"]), "dtype=.* is not one of"),
+    (dict(dtype="object"), "dtype='object'"),
+    (dict(name=3), "name=3 should be text"),
+    (dict(sha256=None), "sha256=None should be text"),
+    (dict(train=[]), r"train=\[\] should say what is in train.bin"),
+    (dict(heldout=None), "heldout=None should say"),
+    (dict(train={}), "train.tokens=None should be a whole number"),
+    (dict(tokens="9"), "train.tokens='9' should be"),
+    (dict(tokens=-1), "train.tokens=-1"),
+    (dict(characters=True), "train.characters=True"),
+    (dict(starts=0), "train.starts should be a list"),
+    (dict(starts=["0"]), "train.starts should be a list of whole numbers"),
+    (dict(starts=[0, 0]), "train.starts should increase, within"),
+    (dict(starts=[-1]), "train.starts should increase, within"),
+    (dict(starts=[10**30]), "train.starts should increase, within"),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), TAMPERED_NOTES)
+def test_tampered_notes_are_refused_in_words(change, message, tmp_path):
+    notes = prepare(CORPUS, ByteTokenizer(), tmp_path).notes
+    top = {name: change[name] for name in change if name in notes}
+    changed = notes | top if top else notes | {"train": notes["train"] | change}
+    (tmp_path / "data.json").write_text(json.dumps(changed))
+    with pytest.raises(DataError, match=rf"data\.json: {message}"):
+        open_tokens(tmp_path)
+
+
+def test_token_files_that_do_not_fit_their_tokenizer_or_are_gone_are_refused(tmp_path):
+    prepare(CORPUS, CharTokenizer.of(TEXT), tmp_path)
+    save_tokenizer(CharTokenizer("abc"), tmp_path)
+    with pytest.raises(DataError, match=r"train\.bin holds token \d+, .* of a char tokenizer of 3 tokens"):
+        open_tokens(tmp_path)
+    (tmp_path / "train.bin").unlink()
+    with pytest.raises(DataError, match=r"train\.bin is missing"):
+        open_tokens(tmp_path)
+
+
+def test_empty_documents_start_where_the_next_does(tmp_path):
+    data = prepare(Corpus("abc", "a" * 100, (0, 40, 40)), ByteTokenizer(), tmp_path)
+    assert data.train.starts.tolist() == [0, 40]
+
+
+def test_find_tokens_refuses_those_of_another_tokenizer(tmp_path):
+    prepare(CORPUS, CharTokenizer.of(TEXT), tmp_path / "tokens")
+    message = (
+        r"tokens were made with a char tokenizer of \d+ tokens, and the model .*run reads .* a byte tokenizer of 256"
+    )
+    with pytest.raises(DataError, match=message):
+        find_tokens(tmp_path / "run", str(tmp_path / "tokens"), ByteTokenizer(), tmp_path / "scratch")
+    same = find_tokens(tmp_path / "run", str(tmp_path / "tokens"), CharTokenizer.of(TEXT), tmp_path / "scratch")
+    assert same.tokenizer.decode(same.heldout.ids) == TEXT[cut(TEXT) :]
+
+
+@pytest.mark.parametrize(
+    "place", ["run", "run/checkpoints/step-00000001", "run/checkpoints/step-00000001/model.safetensors"]
+)
+def test_find_tokens_finds_what_a_run_was_given(place, tmp_path):
+    prepare(CORPUS, ByteTokenizer(), tmp_path / "tokens")
+    step = tmp_path / "run" / "checkpoints" / "step-00000001"
+    step.mkdir(parents=True)
+    (step / "model.safetensors").touch()
+    (tmp_path / "run" / "config.json").write_text(json.dumps({"model": {}, "data": str(tmp_path / "tokens")}))
+    found = find_tokens(tmp_path / place, None, ByteTokenizer(), tmp_path)
+    assert found.notes["name"] == "keats"
+    (tmp_path / "run" / "config.json").write_text("[")
+    with pytest.raises(DataError, match="say which text with --data"):
+        find_tokens(tmp_path / place, None, ByteTokenizer(), tmp_path)
 
 
 def test_find_tokens_needs_a_source_where_there_is_no_run(tmp_path):

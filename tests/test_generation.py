@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from longshort import generation
 from longshort.config import xLSTMConfig
@@ -118,6 +120,97 @@ def test_a_stopped_row_stays_as_it_was_while_others_go_on(model):
     torch.testing.assert_close(writer.reading.logits[0], alone.reading.logits[0], rtol=0, atol=1e-5)
 
 
+def test_one_stop_string_and_one_prompt_need_no_list(model):
+    free = generate(model, BYTES, "To be", 25, seed=1)
+    assert generate(model, BYTES, "To be", 25, seed=1, stop=free[10:13]) == free[: free.index(free[10:13])]
+    writer = Writer(model, BYTES, "To be", 25, Sampling(seed=1))
+    list(writer)
+    assert writer.texts == [free]
+
+
+def test_no_prompts_no_texts(model):
+    assert generate(model, BYTES, []) == []
+    with pytest.raises(ValueError, match="no prompts"):
+        read(model, [])
+
+
+def test_writing_twice_writes_the_same(model):
+    start = read(model, [BYTES.encode("Season of")])
+    for reading in (None, start):
+        writer = Writer(model, BYTES, ["To be"], 12, Sampling(seed=2), reading=reading)
+        first, (texts, ended, tokens) = list(writer), (writer.texts, writer.reading, writer.stats["prompt_tokens"])
+        assert list(writer) == first
+        assert (writer.texts, writer.stats["prompt_tokens"]) == (texts, tokens)
+        assert torch.equal(writer.reading.logits, ended.logits)
+
+
+@pytest.mark.parametrize("temperature", [1e-3, 1e-45, 5e-324])
+def test_tiny_temperatures_take_the_likeliest(temperature):
+    logits, random = torch.tensor([-80.0, 3e4, 2e4, 3e4 - 1]), torch.Generator().manual_seed(0)
+    assert {Sampling(temperature=temperature).draw(logits, random) for _ in range(20)} == {1}
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_no_numbers_are_refused(temperature):
+    for broken in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="the model's logits are not finite"):
+            Sampling(temperature=temperature).draw(torch.tensor([0.0, broken]), torch.Generator())
+
+
+def tamper(path, change=None, **notes):
+    """Change the tensors and notes of a state file."""
+    with safe_open(path, "pt") as file:
+        old, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if change:
+        change(tensors)
+    save_file(tensors, path, old | notes)
+
+
+TAMPERED = {
+    "version": (None, dict(version="2"), "is of version '2'; this longshort reads version '1'"),
+    "no logits": (lambda t: t.pop("logits"), {}, r"its logits are missing, not \(rows, 256\)"),
+    "flat logits": (lambda t: t.update(logits=torch.zeros(256)), {}, r"its logits have shape \(256,\)"),
+    "no rows": (lambda t: t.update(logits=torch.zeros(0, 256)), {}, r"its logits have shape \(0, 256\)"),
+    "narrow logits": (lambda t: t.update(logits=torch.zeros(1, 9)), {}, r"its logits have shape \(1, 9\)"),
+    "other rows": (
+        lambda t: t.update(logits=torch.zeros(2, 256)),
+        {},
+        r"state\..* is .* \(1, .*, and should be .* \(2,",
+    ),
+    "whole logits": (lambda t: t.update(logits=torch.zeros(1, 256, dtype=torch.long)), {}, "logits is int64"),
+    "other dtype": (
+        lambda t: t.update({k: x.half() for k, x in t.items() if k != "logits"}),
+        {},
+        "is float16 .*should be",
+    ),
+    "one more": (lambda t: t.update(extra=torch.zeros(1)), {}, r"\['extra'\] are missing or unknown"),
+    "one less": (lambda t: t.pop(max(t)), {}, r"\['state\..*'\] are missing or unknown"),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_tampered_readings_are_refused_in_words(name, model, tmp_path):
+    change, notes, message = TAMPERED[name]
+    path = tmp_path / "book.state"
+    save_reading(path, read(model, [[1, 2, 3]]), model)
+    tamper(path, change, **notes)
+    with pytest.raises(ValueError, match=rf"book\.state .*{message}"):
+        load_reading(path, model)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("block", ["paper", "7b"])
+def test_readings_of_any_model_come_back(block, dtype, tmp_path):
+    kinds = ("mlstm", "slstm", "lstm", "rnn")
+    config = xLSTMConfig(embedding_dim=16, num_heads=2, blocks=kinds, block=block, vocab_size=256, round_up_to=16)
+    model = xLSTMLM(config).to(dtype).eval()
+    reading = read(model, [BYTES.encode("Season of mists"), BYTES.encode("and")])
+    save_reading(tmp_path / "a.state", reading, model)
+    again = load_reading(tmp_path / "a.state", model)
+    for name, x in generation.named_tensors(reading.state).items():
+        assert torch.equal(generation.named_tensors(again.state)[name], x), name
+
+
 def test_top_k_and_top_p_draw_from_the_likeliest():
     logits = torch.tensor([0.1, 0.5, 0.25, 0.15]).log()
     random = torch.Generator().manual_seed(0)
@@ -133,6 +226,9 @@ def test_top_k_and_top_p_draw_from_the_likeliest():
     ("call", "message"),
     [
         (lambda m: Sampling(temperature=-1), "temperature=-1"),
+        (lambda m: Sampling(temperature=math.inf), "temperature=inf: 0 .greedy. or more, and finite"),
+        (lambda m: Sampling(temperature=math.nan), "temperature=nan"),
+        (lambda m: Sampling(seed=2**64), "seed=18446744073709551616: a whole number of at most 62 bits"),
         (lambda m: Sampling(top_k=0), "top_k=0"),
         (lambda m: Sampling(top_p=1.5), "top_p=1.5"),
         (lambda m: generate(m, BYTES, "", 3), "an empty prompt"),

@@ -229,7 +229,7 @@ def test_a_text_shorter_than_the_context_is_refused(tmp_path):
 
 
 def test_an_unknown_device_is_refused(tmp_path, text):
-    with pytest.raises(TrainingError, match="device 'gpu' cannot be used here"):
+    with pytest.raises(ValueError, match="device 'gpu' cannot be used here"):
         train(replace(TINY, data=text, device="gpu"), tmp_path / "run")
 
 

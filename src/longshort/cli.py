@@ -285,6 +285,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         print(f"longshort: {error}", file=sys.stderr)
         sys.exit(1)
+    except RuntimeError as error:
+        if "allocate memory" not in str(error) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        print("longshort: too little memory: a smaller model, batch or context needs less", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -221,7 +221,8 @@ def tokenizer_file(folder: Path | str) -> Path | None:
     folder = Path(folder)
     if folder.is_file():
         folder = folder.parent
-    if folder.is_dir() and not (folder / "tokenizer.json").exists() and (folder / "checkpoints").is_dir():
+    of_a_run = (folder / "checkpoints").is_dir() or any(folder.glob("step-*"))
+    if of_a_run and not (folder / "tokenizer.json").exists():
         folder = newest(folder)
     path = folder / "tokenizer.json"
     return path if path.is_file() else None

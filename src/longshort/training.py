@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from longshort import __version__
-from longshort.checkpoints import load, newest, save
+from longshort.checkpoints import load, newest, pick_device, save
 from longshort.config import TrainConfig
 from longshort.data import (
     TokenData,
@@ -261,18 +261,6 @@ def newest_checkpoint(folder: Path) -> Path | None:
     return newest(folder) if any((folder / "checkpoints").glob("step-*/model.safetensors")) else None
 
 
-def pick_device(name: str) -> torch.device:
-    """A device by name; "auto" is CUDA where there is one."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise TrainingError(f"device {name!r} cannot be used here: {str(error).splitlines()[0]}") from None
-    return device
-
-
 def start(config: TrainConfig, data: TokenData) -> Run:
     """A run at step 0."""
     torch.manual_seed(config.seed)
@@ -354,7 +342,7 @@ def restore(config: TrainConfig, folder: Path, data: TokenData) -> Run:
             raise TrainingError(f"the text or its tokenizer is not the one that {newest} was trained on: bring it back")
         heldout = math.nan if notes["heldout"] is None else float(notes["heldout"])
         step, losses, looked = int(notes["step"]), [float(x) for x in notes["losses"]], int(notes["looked"])
-    model = load(newest, device=str(pick_device(config.device)))
+    model = load(newest, device=pick_device(config.device))
     run = Run(config, data, model, build_optimizer(model, config), step, None, losses, heldout, looked)
     with about(newest / "training.safetensors"):
         take_up(run, load_file(newest / "training.safetensors"))

@@ -4,8 +4,8 @@
 and the state of a training run (training.py).
 """
 
-from longshort.checkpoints.folders import export, load, newest, save
+from longshort.checkpoints.folders import export, load, newest, pick_device, save
 from longshort.checkpoints.formats import FORMATS
 from longshort.files import CheckpointError
 
-__all__ = ["FORMATS", "CheckpointError", "export", "load", "newest", "save"]
+__all__ = ["FORMATS", "CheckpointError", "export", "load", "newest", "pick_device", "save"]

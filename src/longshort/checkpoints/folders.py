@@ -134,7 +134,7 @@ def pick_device(name: torch.device | str) -> torch.device:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
+        torch.zeros(1, device=device).item()  # "meta" makes tensors, and holds no numbers
     except Exception as error:  # each backend has its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"device {str(name)!r} cannot be used here ({reason}); use 'cpu', 'cuda' or 'auto'") from None
