@@ -110,13 +110,17 @@ def test_main_prints_a_row_for_every_run(monkeypatch, capsys):
     ]  # fmt: skip
 
 
+# Those that learn do so well before the last of the 400 steps (parity after 70, recall after 150, at seeds 0 and 1), so
+# rounding, which differs with the number of threads, has no say in the outcome; and those that do not are far from it.
+
+
 @pytest.mark.parametrize(("kind", "low", "high"), [("slstm", 0.95, 1.0), ("mlstm", -0.3, 0.3)])
 def test_slstm_tracks_parity_beyond_its_training_lengths_and_mlstm_does_not(kind, low, high):
     result = learn(PARITY, [kind, kind], seed=0, **QUICK_SETTINGS)
     assert low <= PARITY.scaled(result.spans["length 21-120"]) <= high
 
 
-@pytest.mark.parametrize(("kind", "low", "high"), [("slstm", 0.0, 0.4), ("mlstm", 0.8, 1.0)])
+@pytest.mark.parametrize(("kind", "low", "high"), [("slstm", 0.0, 0.4), ("mlstm", 0.9, 1.0)])
 def test_mlstm_recalls_pairs_and_slstm_does_not(kind, low, high):
     result = learn(RECALL, [kind, kind], seed=0, **QUICK_SETTINGS)
     assert low <= RECALL.scaled(result.spans["8 pairs"]) <= high

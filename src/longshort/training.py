@@ -27,7 +27,6 @@ from longshort.data import (
     TokenData,
     build_tokenizer,
     load_corpus,
-    load_tokenizer,
     open_tokens,
     prepare,
     save_tokenizer,
@@ -421,6 +420,3 @@ def stop_signal() -> Iterator[Callable[[], bool]]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
-
-
-__all__ = ["TrainingError", "load_tokenizer", "train"]

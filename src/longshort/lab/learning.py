@@ -23,7 +23,7 @@ SETTINGS: dict[str, Any] = dict(width=32, heads=1, conv=2, steps=1000, lr=1e-2, 
 TASKS = (parity_task(), recall_task())
 STACKS = ("slstm,slstm", "mlstm,mlstm", "slstm,mlstm")
 
-QUICK_SETTINGS = SETTINGS | dict(steps=500, test_rows=128)
+QUICK_SETTINGS = SETTINGS | dict(steps=400, test_rows=128)
 QUICK_TASKS = (parity_task(longest=20, tested=120), recall_task(pairs=8, keys=32, values=32))
 
 TEST_SEED = 2**31
