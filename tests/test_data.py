@@ -370,3 +370,12 @@ def test_xz_bits_are_those_of_the_compressor(tmp_path):
     xz = xz_bits(data)
     assert xz.alone == len(lzma.compress(held.encode(), preset=9 | lzma.PRESET_EXTREME)) * 8 / len(held)
     assert xz.primed < xz.alone
+
+
+def test_token_files_never_go_into_a_run(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(DataError, match="holds a model or a run"):
+        prepare(CORPUS, ByteTokenizer(), tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="is a file: token files go into a folder"):
+        prepare(CORPUS, ByteTokenizer(), tmp_path / "file")

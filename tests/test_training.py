@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from longshort import training
@@ -193,7 +194,7 @@ def test_a_full_disk_loses_nothing(tmp_path, text, monkeypatch, step):
 
     def full(tensors, path, *more):
         if f"step-{step:08d}" in str(path):
-            raise OSError(28, "No space left on device")
+            raise SafetensorError("I/O error: No space left on device")  # as safetensors puts it
         return made(tensors, path, *more)
 
     monkeypatch.setattr(training, "save_file", full)

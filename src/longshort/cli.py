@@ -220,7 +220,7 @@ def build() -> Parser:
         each.set_defaults(run=run, parser=each)
         return each
 
-    each = verb("demo", demo, "the whole road in four minutes: by hand, training, evaluation, writing")
+    each = verb("demo", demo, "the whole road in a few minutes: by hand, training, evaluation, writing")
     each.add_argument("--folder", default="runs/demo", help="where the run is kept [runs/demo]")
 
     each = verb("train", train, "train a language model on text")

@@ -419,6 +419,10 @@ def cut(text: str) -> int:
 def prepare(corpus: Corpus, tokenizer: Tokenizer, folder: Path | str) -> TokenData:
     """Write `corpus` as token files into `folder`, its tokenizer beside them, and open them."""
     folder, border = Path(folder), cut(corpus.text)
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file: token files go into a folder of their own")
+    if (folder / "config.json").exists():
+        raise DataError(f"{folder} holds a model or a run: give the token files a folder of their own")
     folder.mkdir(parents=True, exist_ok=True)
     parts = {"train": (0, border), "heldout": (border, len(corpus.text))}
     notes: dict[str, Any] = {"format": "longshort tokens", "version": 1, "name": corpus.name,

@@ -81,7 +81,7 @@ class Progress:
         return self.tokens / seconds, seconds / (step - self.timed_from[1]) * (self.config.steps - step)
 
     def _tell(self, step: int, line: dict[str, float], speed: float, left: float) -> None:
-        told = f"loss {line['loss']:.3f}"
+        told = f"loss {line['loss']:.3f} nats"
         told += "" if math.isnan(self.heldout) else f" | held-out {self.heldout:.3f} bits/char"
         told += f" | lr {line['lr']:.1e} | grad {line['norm']:.2f}"
         told += f" | {speed:,.0f} tok/s | {int(left) // 60}:{int(left) % 60:02d} left" if speed else ""

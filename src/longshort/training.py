@@ -284,7 +284,8 @@ def save_run(run: Run, folder: Path) -> Path:
         temporary.mkdir(parents=True)
         save(run.model, temporary)
         save_tokenizer(run.data.tokenizer, temporary)
-        save_file(progress_tensors(run), temporary / "training.safetensors")
+        tensors = progress_tensors(run)
+        write_atomically(temporary / "training.safetensors", lambda path: save_file(tensors, path))
         write_json(temporary / "training.json", progress_notes(run))
         write_text(temporary / "README.md", model_card(run))
         if target.exists():
