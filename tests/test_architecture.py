@@ -11,8 +11,11 @@ PACKAGE = Path(__file__).parents[1] / "src" / "longshort"
 FLOORS = [
     "shapes config files metrics",
     "cells ops",
+    "kernels",
+    "operators",
     "functional",
-    "blocks",
+    "layers",
+    "blocks tracing checking",
     "model",
     "checkpoints",
     "data",

@@ -7,8 +7,9 @@ import torch
 from mpmath import mp, mpf  # torch brings it along, under sympy
 from problems import CASES, LENGTHS, TOLERANCE, assert_same, content, everything, problem, raw
 
-from longshort import functional
+from longshort import checking, functional
 from longshort.functional import KERNELS, MLSTMState, choose, lstm, mlstm, rnn, slstm
+from longshort.kernels import Kernel
 
 F64 = TOLERANCE[torch.float64]
 LOOPS = [case for case in CASES if not case.startswith("mlstm")]
@@ -244,30 +245,10 @@ def test_a_row_never_depends_on_its_batch_mates(case):
 
 # ---- extremes --------------------------------------------------------------------------------------------------------
 
-BIG = 1e4
-
 
 def extreme(case, what, T=9, **sizes):
     """A problem with its exponential and forget gates at the limits."""
-    p = problem(case, T=T, **sizes)._replace(state=None)
-    gates = {"slstm": lambda p: [p.inputs["x_pre"][:, :, 0], p.inputs["x_pre"][:, :, 1]]}.get(
-        p.door,
-        lambda p: [p.inputs["i_pre"], p.inputs["f_pre"]] if p.door == "mlstm" else list(p.inputs["x_pre"].unbind(2)),
-    )(p)
-    for g, gate in enumerate(gates):
-        if what == "alternating":
-            gate[:] = BIG * (-1.0) ** torch.arange(T).add(g).view(1, T, *[1] * (gate.dim() - 2))
-        elif what == "random":
-            gate[:] = BIG * torch.randn(gate.shape, generator=torch.Generator().manual_seed(g), dtype=torch.float64)
-        elif what == "first -inf":
-            gate[:, 0] = -torch.inf
-        elif what == "all -inf" or (what == "inputs -inf" and g == 0):
-            gate[:] = -torch.inf
-        elif what == "forget -inf" and g == 1:
-            gate[:, ::3] = -torch.inf
-        else:
-            gate[:] = {"up": BIG, "down": -BIG}.get(what, gate)
-    return p
+    return checking.extreme(problem(case, T=T, **sizes)._replace(state=None), what)
 
 
 EXTREMES = ["up", "down", "alternating", "random", "first -inf", "all -inf", "inputs -inf", "forget -inf"]
@@ -492,9 +473,9 @@ def test_choose_takes_the_fastest_that_can_and_never_falls_back_in_silence():
 
 
 def test_a_kernel_that_cannot_run_says_why(monkeypatch):
-    monkeypatch.setitem(KERNELS["rnn"], "gpu", functional.Kernel("nowhere", "rnn", device="cuda"))
-    monkeypatch.setitem(KERNELS["rnn"], "extra", functional.Kernel("nowhere", "rnn", needs="no_such_package"))
-    monkeypatch.setitem(KERNELS["rnn"], "half", functional.Kernel("nowhere", "rnn", dtypes=(torch.float16,)))
+    monkeypatch.setitem(KERNELS["rnn"], "gpu", Kernel("nowhere", "rnn", device="cuda"))
+    monkeypatch.setitem(KERNELS["rnn"], "extra", Kernel("nowhere", "rnn", needs="no_such_package"))
+    monkeypatch.setitem(KERNELS["rnn"], "half", Kernel("nowhere", "rnn", dtypes=(torch.float16,)))
     x, R = torch.zeros(1, 2, 1, 2), torch.zeros(1, 2, 2)
     for kernel, why in [("gpu", "cuda.*cpu"), ("extra", "no_such_package"), ("half", "float16.*float32")]:
         with pytest.raises(ValueError, match=f"cannot use kernel='{kernel}' here: .*{why}"):

@@ -14,12 +14,18 @@ if TYPE_CHECKING:
     from longshort.data import load_tokenizer
     from longshort.evaluation import evaluate
     from longshort.generation import Writer, generate, load_reading, read, save_reading
+    from longshort.layers import GRU, LSTM, RNN, Cell, Recurrent, mLSTM, sLSTM
     from longshort.model import xLSTM, xLSTMLM
     from longshort.training import train
 
 # The public names, and the module each comes from.
 _HOME = {
+    "Cell": "layers",
     "CheckpointError": "checkpoints",
+    "GRU": "layers",
+    "LSTM": "layers",
+    "RNN": "layers",
+    "Recurrent": "layers",
     "TrainConfig": "config",
     "Writer": "generation",
     "evaluate": "evaluation",
@@ -28,7 +34,9 @@ _HOME = {
     "load": "checkpoints",
     "load_reading": "generation",
     "load_tokenizer": "data",
+    "mLSTM": "layers",
     "read": "generation",
+    "sLSTM": "layers",
     "save_reading": "generation",
     "train": "training",
     "xLSTM": "model",
@@ -36,8 +44,9 @@ _HOME = {
     "xLSTMLM": "model",
 }
 
-__all__ = ["CheckpointError", "TrainConfig", "Writer", "evaluate", "export", "generate", "load", "load_reading",
-           "load_tokenizer", "read", "save_reading", "train", "xLSTM", "xLSTMConfig", "xLSTMLM"]  # fmt: skip
+__all__ = ["GRU", "LSTM", "RNN", "Cell", "CheckpointError", "Recurrent", "TrainConfig", "Writer", "evaluate", "export",
+           "generate", "load", "load_reading", "load_tokenizer", "mLSTM", "read", "sLSTM", "save_reading", "train",
+           "xLSTM", "xLSTMConfig", "xLSTMLM"]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -201,9 +201,15 @@ def convert(arguments: argparse.Namespace) -> None:
 
 
 def doctor(arguments: argparse.Namespace) -> None:
+    from longshort.checking import selfcheck
     from longshort.doctor import report
 
-    print(report())
+    print(report(), flush=True)
+    if not arguments.quick:
+        checked = selfcheck()
+        print(f"\n{checked}")
+        if not checked:
+            sys.exit(1)
 
 
 # ---- the table of verbs ----------------------------------------------------------------------------------------------
@@ -268,7 +274,10 @@ def build() -> Parser:
     formats = "longshort, hf, nxai-large, nxai-large-fused, nxai-small or nxai-small-cuda"
     each.add_argument("--to", default="longshort", metavar="FORMAT", help=f"{formats} [longshort]")
 
-    verb("doctor", doctor, "what this machine has, and which kernels run on it")
+    each = verb(
+        "doctor", doctor, "what this machine has, which kernels run on it, and whether they compute what they should"
+    )
+    each.add_argument("--quick", action="store_true", help="leave out the check of the kernels, which takes seconds")
     return parser
 
 

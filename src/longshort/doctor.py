@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from longshort import __version__
+from longshort.checking import devices_here
 from longshort.functional import KERNELS
 
 EXTRAS = {"tokenizers": "bpe", "yaml": "yaml"}
@@ -24,9 +25,8 @@ def cpu_name() -> str:
 
 def kernels() -> list[str]:
     """A line for each cell's kernel on each device: whether it runs there, or why not."""
-    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     lines = []
-    for device in devices:
+    for device in devices_here():
         x = torch.empty(1, 64, 1, 1, device=device)
         for cell, table in KERNELS.items():
             able = {name: kernel.why_not(x) for name, kernel in table.items()}

@@ -1,32 +1,36 @@
-"""The doors to the cells: `rnn`, `lstm`, `slstm`, `mlstm`, one step or a sequence. The only kernel dispatch there is.
+"""The doors to the cells: `rnn`, `lstm`, `gru`, `slstm`, `mlstm`, one step or a sequence.
 
 Every door takes pre-activations (or q, k, v and gates) of shape (B, T, ...), a state or None, `lengths` and `reset`,
 and returns `(h, state)`: h in the input's dtype, the state in float32 or wider. Not layers: they hold no weights.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from longshort.cells.loop import steps_within
+from longshort.cells.gru import GRUState, gru_start
 from longshort.cells.lstm import GATES, LSTMState, lstm_start
 from longshort.cells.mlstm import MLSTMState, mlstm_start
 from longshort.cells.rnn import NONLINEARITIES, RNNState, rnn_start
 from longshort.cells.slstm import FORGET, SLSTMState, slstm_start
+from longshort.kernels import KERNELS, check_name, choose
+from longshort.operators import call_operator, check_within, run_cell
 from longshort.shapes import Bool, Float, Int
 
 __all__ = [
     "KERNELS",
+    "GRUState",
     "LSTMState",
     "MLSTMState",
     "RNNState",
     "SLSTMState",
     "choose",
+    "gru",
+    "gru_step",
     "lstm",
     "lstm_step",
     "mlstm",
@@ -35,74 +39,8 @@ __all__ = [
     "rnn_step",
     "slstm",
     "slstm_step",
+    "watch",
 ]
-
-# ---- which implementation runs ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One implementation of a cell: where it is, and what it needs."""
-
-    module: str
-    function: str
-    device: str | None = None
-    """The only device type it runs on; None: any."""
-    dtypes: tuple[torch.dtype, ...] | None = None
-    """The state dtypes it computes in; None: any."""
-    needs: str | None = None
-    """A module that must be importable."""
-    auto_from: int = 0
-    """`kernel="auto"` takes it from this many steps on: below, the next one is faster."""
-    on_request: bool = False
-    """Only ever taken by name."""
-    transforms: bool = True
-    """Whether vmap, forward-mode derivatives and other transforms can look inside."""
-
-    def why_not(self, x: Tensor) -> str | None:
-        """Why it cannot run on `x`, as a sentence; None if it can."""
-        if self.device is not None and x.device.type != self.device:
-            return f"it runs on {self.device}, and the input is on {x.device.type}"
-        if self.dtypes is not None and x.dtype not in self.dtypes:
-            return f"it computes in {', '.join(map(str, self.dtypes))}, and the input is {x.dtype}"
-        if self.needs is not None and find_spec(self.needs) is None:
-            return f"it needs the package {self.needs}, which is not installed"
-        if not self.transforms and under_transform():
-            return "vmap, jvp and other transforms of functions cannot look inside it"
-        return None
-
-
-def under_transform() -> bool:
-    """Whether a functorch transform or forward-mode differentiation is at work."""
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
-
-
-KERNELS: dict[str, dict[str, Kernel]] = {  # fastest first; the last one takes anything and defines the answer
-    "rnn": {"reference": Kernel("longshort.cells.rnn", "rnn")},
-    "lstm": {"reference": Kernel("longshort.cells.lstm", "lstm")},
-    "slstm": {"reference": Kernel("longshort.cells.slstm", "slstm")},
-    "mlstm": {
-        "chunkwise": Kernel("longshort.cells.mlstm", "mlstm_chunkwise", auto_from=2, transforms=False),
-        "parallel": Kernel("longshort.cells.mlstm", "mlstm_parallel", on_request=True),
-        "reference": Kernel("longshort.cells.mlstm", "mlstm_reference"),
-    },
-}
-
-
-def choose(cell: str, x: Float[Tensor, "B T ..."], kernel: str = "auto") -> Callable:
-    """The implementation of `cell` to run on `x`: the one asked for, or the fastest that can."""
-    table = KERNELS[cell]
-    if kernel == "auto":
-        steps = x.shape[1]
-        kernel = next(
-            name for name, k in table.items() if not k.on_request and k.auto_from <= steps and k.why_not(x) is None
-        )
-    elif kernel not in table:
-        raise ValueError(f"{cell} has no kernel {kernel!r}; it has {', '.join(table)}, and auto")
-    elif reason := table[kernel].why_not(x):
-        raise ValueError(f"{cell} cannot use kernel={kernel!r} here: {reason}. Try kernel='auto'.")
-    return getattr(import_module(table[kernel].module), table[kernel].function)
-
 
 # ---- the doors -------------------------------------------------------------------------------------------------------
 
@@ -140,7 +78,7 @@ def rnn(
     one_of("nonlinearity", nonlinearity, NONLINEARITIES)
     dtype = compute_dtype(RNNState, state, x_pre=x_pre, R=R)
     state = start_state(state, RNNState, rnn_start(B, N, H, dtype=dtype, device=x_pre.device))
-    return drive("rnn", [x_pre], state, lengths, reset, kernel, R=R, options={"nonlinearity": nonlinearity})
+    return drive("rnn", [x_pre], {"R": R}, state, lengths, reset, kernel, {"nonlinearity": nonlinearity})
 
 
 def lstm(
@@ -179,8 +117,40 @@ def lstm(
     dtype = compute_dtype(LSTMState, state, x_pre=x_pre, R=R, **({} if proj is None else {"proj": proj}))
     empty = lstm_start(B, N, H, P, dtype=dtype, device=x_pre.device)
     state = start_state(state, LSTMState, empty)
-    proj = None if proj is None else proj.to(dtype)
-    return drive("lstm", [x_pre], state, lengths, reset, kernel, R=R, options={"proj": proj})
+    return drive("lstm", [x_pre], {"R": R, "proj": proj}, state, lengths, reset, kernel, {})
+
+
+def gru(
+    x_pre: Float[Tensor, "B T 3 N H"],
+    R: Float[Tensor, "3 N H H"],
+    state: GRUState | None = None,
+    *,
+    bias: Float[Tensor, "N H"] | None = None,
+    lengths: Int[Tensor, "B"] | Sequence[int] | None = None,
+    reset: Bool[Tensor, "B T"] | None = None,
+    kernel: str = "auto",
+) -> tuple[Float[Tensor, "B T N H"], GRUState]:
+    """Run a GRU over a sequence, as PyTorch and cuDNN compute it. Cho et al. 2014 (1406.1078).
+
+    Args:
+        x_pre: the gates' pre-activations W x + b, in PyTorch's order r z n.
+        R: recurrent weights, (out, in) within each gate and head.
+        state: where to start; None is empty.
+        bias: the candidate's recurrent bias, which the reset gate scales: n = tanh(x_n + r (R_n h + bias)).
+        lengths, reset, kernel: as for `rnn`.
+
+    >>> h, state = gru(torch.zeros(2, 5, 3, 1, 3), torch.zeros(3, 1, 3, 3))
+    >>> h.shape, state.h.shape
+    (torch.Size([2, 5, 1, 3]), torch.Size([2, 1, 3]))
+    """
+    B, T, _, N, H = shape_of("x_pre", x_pre, "B T 3 N H")
+    expect("x_pre", x_pre, (B, T, 3, N, H), "(B, T, 3, N, H)")
+    expect("R", R, (3, N, H, H), "(3, N, H, H)")
+    if bias is not None:
+        expect("bias", bias, (N, H), "(N, H)")
+    dtype = compute_dtype(GRUState, state, x_pre=x_pre, R=R, **({} if bias is None else {"bias": bias}))
+    state = start_state(state, GRUState, gru_start(B, N, H, dtype=dtype, device=x_pre.device))
+    return drive("gru", [x_pre], {"R": R, "bias": bias}, state, lengths, reset, kernel, {})
 
 
 def slstm(
@@ -212,7 +182,7 @@ def slstm(
     expect("R", R, (4, N, H, H), "(4, N, H, H)")
     dtype = compute_dtype(SLSTMState, state, x_pre=x_pre, R=R)
     state = start_state(state, SLSTMState, slstm_start(B, N, H, dtype=dtype, device=x_pre.device))
-    return drive("slstm", [x_pre], state, lengths, reset, kernel, R=R, options={"forget": forget})
+    return drive("slstm", [x_pre], {"R": R}, state, lengths, reset, kernel, {"forget": forget})
 
 
 def mlstm(
@@ -257,7 +227,7 @@ def mlstm(
     empty = mlstm_start(B, N, K, V, dtype=dtype, device=q.device)
     state = start_state(state, MLSTMState, empty)
     inputs = [q, k, v, i_pre, f_pre]
-    return drive("mlstm", inputs, state, lengths, reset, kernel, options={"chunk_size": chunk_size, "eps": eps})
+    return drive("mlstm", inputs, {}, state, lengths, reset, kernel, {"chunk_size": chunk_size, "eps": eps})
 
 
 def one_step(door: Callable, inputs: Sequence[Tensor], *args, reset: Tensor | None, **options):
@@ -277,6 +247,11 @@ def lstm_step(x_pre: Float[Tensor, "B G N H"], R, state: LSTMState | None = None
     return one_step(lstm, [x_pre], R, state, reset=reset, **options)
 
 
+def gru_step(x_pre: Float[Tensor, "B 3 N H"], R, state: GRUState | None = None, *, reset=None, **options):
+    """One time step of `gru`: the same arguments less T (and no lengths); returns h (B, N, H) and the state."""
+    return one_step(gru, [x_pre], R, state, reset=reset, **options)
+
+
 def slstm_step(x_pre: Float[Tensor, "B 4 N H"], R, state: SLSTMState | None = None, *, reset=None, **options):
     """One time step of `slstm`: the same arguments less T (and no lengths); returns h (B, N, H) and the state."""
     return one_step(slstm, [x_pre], R, state, reset=reset, **options)
@@ -289,37 +264,62 @@ def mlstm_step(
     return one_step(mlstm, [q, k, v, i_pre, f_pre], state, reset=reset, **options)
 
 
+# ---- looking on ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Call:
+    """One call of a door, seen from inside."""
+
+    cell: str
+    start: Any
+    """The state it began with."""
+    lengths: Tensor | None
+    steps: list[Any] = field(default_factory=list)
+    """Every step's quantities, by name."""
+    around: dict[str, Tensor] = field(default_factory=dict)
+    """What the layer made of its outputs: sequences, by name."""
+
+
+WATCHERS: list[list[Call]] = []
+
+
+@contextmanager
+def watch() -> Iterator[list[Call]]:
+    """A list of every call of a door while this lasts. Each then runs the reference, and keeps all it computes."""
+    calls: list[Call] = []
+    WATCHERS.append(calls)
+    try:
+        yield calls
+    finally:
+        WATCHERS[:] = [each for each in WATCHERS if each is not calls]
+
+
+def run_watched(cell: str, inputs, weights: dict, state, lengths, reset, kernel: str, options: dict):
+    """`run_cell` with the reference, for whoever watches."""
+    call = Call(cell, state, lengths)
+    h, last = run_cell(cell, inputs, weights, state, lengths, reset, "reference", options | {"seen": call.steps})
+    for calls in WATCHERS:
+        calls.append(call)
+    return h, last
+
+
+def note(**sequences: Float[Tensor, "B T ..."]) -> None:
+    """Tell whoever watches what a layer computed around its last call."""
+    for calls in WATCHERS:
+        calls[-1].around |= sequences
+
+
 # ---- what every door does --------------------------------------------------------------------------------------------
 
 
-def drive(
-    cell: str, inputs: list[Tensor], state, lengths, reset, kernel: str, *, options: dict, R: Tensor | None = None
-):
-    """Clean the inputs, run the chosen kernel in the state's dtype, and hand back h in the input's dtype."""
-    x = inputs[0]
-    B, T = x.shape[:2]
-    lengths, reset = check_lengths(lengths, B, T, x.device), check_reset(reset, B, T)
-    compute = choose(cell, x, kernel)
-    if 0 in (B, T):
-        width = state.C.shape[-1] if cell == "mlstm" else state.h.shape[-1]
-        return x.new_zeros(B, T, state[0].shape[1], width), state
-    valid = None if lengths is None else steps_within(lengths, T)
-    dtype = state[0].dtype
-    inputs = [clean(each, valid).to(dtype) for each in inputs]
-    weights = () if R is None else (R.to(dtype),)
-    with without_autocast(x.device.type):  # gates, states and sums stay in the state's dtype
-        h, state = compute(*inputs, *weights, state, lengths=lengths, reset=reset, **options)
-    return clean(h, valid).to(x.dtype), state
-
-
-def without_autocast(device: str) -> AbstractContextManager:
-    """No autocast inside, on the devices that know it."""
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
-
-
-def clean(x: Float[Tensor, "B T ..."], valid: Bool[Tensor, "B T"] | None) -> Tensor:
-    """Zero past each row's end, by `where`: whatever stands in the padding, NaN too, is never multiplied."""
-    return x if valid is None else torch.where(valid.view(*valid.shape, *[1] * (x.dim() - 2)), x, 0)
+def drive(cell: str, inputs: list[Tensor], weights: dict, state, lengths, reset, kernel: str, options: dict):
+    """Check what every door takes, and run the cell: at once, or as one operator where a program is being recorded."""
+    B, T = inputs[0].shape[:2]
+    lengths, reset = check_lengths(lengths, B, T, inputs[0].device), check_reset(reset, B, T)
+    check_name(cell, kernel)
+    call = call_operator if torch.compiler.is_compiling() else run_watched if WATCHERS else run_cell
+    return call(cell, inputs, weights, state, lengths, reset, kernel, options)
 
 
 def compute_dtype(kind: type, state, **tensors: Tensor) -> torch.dtype:
@@ -361,7 +361,7 @@ def expect(name: str, x: Tensor, shape: tuple[int, ...], meaning: str) -> None:
         raise ValueError(f"{name} must be {meaning} = {shape} here, got {tuple(x.shape)}")
 
 
-def one_of(name: str, value: str, allowed) -> None:
+def one_of(name: str, value: str | None, allowed) -> None:
     if value not in allowed:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}")
 
@@ -375,10 +375,7 @@ def check_lengths(lengths, B: int, T: int, device: torch.device) -> Int[Tensor, 
         raise ValueError(
             f"lengths must be {B} whole numbers, one a row, got shape {tuple(lengths.shape)} of {lengths.dtype}"
         )
-    # Reading values off an accelerator would stall it, and inside a transform there are none to read.
-    readable = lengths.device.type == "cpu" and not torch._C._are_functorch_transforms_active()
-    if readable and B and (int(lengths.min()) < 0 or int(lengths.max()) > T):
-        raise ValueError(f"lengths must be between 0 and T={T}, got {lengths.min()} to {lengths.max()}")
+    check_within(lengths, T)
     return lengths.to(device)
 
 

@@ -4,11 +4,25 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.utils import _pytree
 
 from longshort.shapes import Bool, Float, Int
 
 State = TypeVar("State", bound=tuple)
+
+
+def carried(kind: type[State]) -> type[State]:
+    """Make a state's NamedTuple known where states travel: to pytrees, exported programs and safe `torch.load`."""
+    _pytree._register_namedtuple(kind, serialized_type_name=f"longshort.{kind.__name__}")
+    torch.serialization.add_safe_globals([kind])
+    return kind
+
+
+def detached(state: State) -> State:
+    """The same state, cut from the graph that computed it: the next call's gradients end there."""
+    return type(state)(*(x.detach() for x in state))
 
 
 def run(
@@ -22,17 +36,34 @@ def run(
     """Call `step(*inputs at t, state) -> (h, state)` for every t; return all h, stacked, and the last state.
 
     `start` is the empty state, taken where `reset` is true; a row keeps its state from step `lengths` on.
+    Steps at which no row is reset or has ended cost nothing more, and steps past every row's end are not run, where
+    the values can be read: on a CPU, outside transforms.
     """
-    steps = inputs[0].shape[1]
-    resets = reset.unbind(1) if reset is not None else [None] * steps
-    valid = steps_within(lengths, steps).unbind(1) if lengths is not None else [None] * steps
+    steps = total = inputs[0].shape[1]
+    resets, valid = [None] * total, [None] * total
+    if reset is not None:
+        some = reset.any(0).tolist() if readable(reset) else [True] * total
+        resets = [cut if here else None for cut, here in zip(reset.unbind(1), some, strict=True)]
+    if lengths is not None:
+        first = 0
+        if readable(lengths):
+            first, steps = int(lengths.min()), max(1, int(lengths.max()))
+        valid = [None if t < first else keep for t, keep in enumerate(steps_within(lengths, total).unbind(1))]
     outputs = []
-    for t, x in enumerate(zip(*(each.unbind(1) for each in inputs), strict=True)):
+    for t, x in zip(range(steps), zip(*(each.unbind(1) for each in inputs), strict=True), strict=False):
         before = state if (cut := resets[t]) is None else pick(cut, start, state)
         h, after = step(*x, before)
         state = after if (keep := valid[t]) is None else pick(keep, after, state)
         outputs.append(h)
-    return torch.stack(outputs, 1), state
+    h = torch.stack(outputs, 1)
+    return F.pad(h, [0, 0] * (h.dim() - 2) + [0, total - steps]) if steps < total else h, state
+
+
+def readable(x: Tensor) -> bool:
+    """Whether the values of `x` can be read at no cost: they are on the CPU, and nobody records or transforms."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False
+    return type(x) is Tensor and x.device.type == "cpu"
 
 
 def steps_within(lengths: Int[Tensor, "B"], steps: int) -> Bool[Tensor, "B T"]:

@@ -11,17 +11,34 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from longshort.cells.loop import recurrence, run
+from longshort.cells.loop import carried, detached, recurrence, run
 from longshort.shapes import Bool, Float, Int
 
 GATES = {"learned": 4, "one": 3}
 
 
+@carried
 class LSTMState(NamedTuple):
     """What an LSTM carries from step to step: its output h and its memory c."""
 
     h: Float[Tensor, "B N P"]
     c: Float[Tensor, "B N H"]
+    detach = detached
+
+
+class LSTMStep(NamedTuple):
+    """Every quantity of one step; without a forget gate f_pre is None and f is 1."""
+
+    i_pre: Float[Tensor, "B N H"]
+    f_pre: Float[Tensor, "B N H"] | None
+    g_pre: Float[Tensor, "B N H"]
+    o_pre: Float[Tensor, "B N H"]
+    i: Float[Tensor, "B N H"]
+    f: Float[Tensor, "B N H"] | float
+    g: Float[Tensor, "B N H"]
+    o: Float[Tensor, "B N H"]
+    c: Float[Tensor, "B N H"]
+    h: Float[Tensor, "B N H"]  # before any projection
 
 
 def lstm_start(B: int, N: int, H: int, P: int, *, dtype: torch.dtype, device: torch.device) -> LSTMState:
@@ -30,15 +47,17 @@ def lstm_start(B: int, N: int, H: int, P: int, *, dtype: torch.dtype, device: to
     return LSTMState(h=zeros[..., :P], c=zeros[..., P:])
 
 
-def lstm_update(pre: Float[Tensor, "B G N H"], c: Float[Tensor, "B N H"]) -> tuple[Tensor, Tensor]:
-    """One step from the pre-activations W x + R h + b: the output before any projection, and the new memory."""
+def lstm_update(pre: Float[Tensor, "B G N H"], c: Float[Tensor, "B N H"]) -> LSTMStep:
+    """One step from the pre-activations W x + R h + b and the memory c."""
     if pre.shape[1] == 4:
-        i, f, g, o = pre.unbind(1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        i_pre, f_pre, g_pre, o_pre = pre.unbind(1)
+        f = torch.sigmoid(f_pre)
     else:
-        i, g, o = pre.unbind(1)
-        c = c + torch.sigmoid(i) * torch.tanh(g)  # forget = 1: the constant error carousel of 1997
-    return torch.sigmoid(o) * torch.tanh(c), c
+        i_pre, g_pre, o_pre = pre.unbind(1)
+        f_pre, f = None, 1.0  # the constant error carousel of 1997
+    i, g, o = torch.sigmoid(i_pre), torch.tanh(g_pre), torch.sigmoid(o_pre)
+    c = f * c + i * g
+    return LSTMStep(i_pre, f_pre, g_pre, o_pre, i, f, g, o, c, h=o * torch.tanh(c))
 
 
 def lstm(
@@ -49,15 +68,17 @@ def lstm(
     proj: Float[Tensor, "N P H"] | None = None,
     lengths: Int[Tensor, "B"] | None = None,
     reset: Bool[Tensor, "B T"] | None = None,
+    seen: list[LSTMStep] | None = None,
 ) -> tuple[Float[Tensor, "B T N P"], LSTMState]:
-    """Run the recurrence over a sequence. G = 4 gates, or 3 without a forget gate."""
+    """Run the recurrence over a sequence. G = 4 gates, or 3 without a forget gate. `seen` as for `rnn`."""
     recur = recurrence(R)
 
     def step(x, state):
-        h, c = lstm_update(x + recur(state.h), state.c)
-        if proj is not None:
-            h = torch.einsum("nph,bnh->bnp", proj, h)
-        return h, LSTMState(h, c)
+        now = lstm_update(x + recur(state.h), state.c)
+        if seen is not None:
+            seen.append(now)
+        h = now.h if proj is None else torch.einsum("nph,bnh->bnp", proj, now.h)
+        return h, LSTMState(h, now.c)
 
     B, N, P = state.h.shape
     start = lstm_start(B, N, state.c.shape[-1], P, dtype=state.h.dtype, device=state.h.device)

@@ -16,16 +16,37 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longshort.cells.loop import pick, run, steps_within
+from longshort.cells.loop import carried, detached, pick, run, steps_within
 from longshort.shapes import Bool, Float, Int
 
 
+@carried
 class MLSTMState(NamedTuple):
     """What an mLSTM carries: memory C, normaliser n, stabiliser m. The memory *means* C e^m and n e^m."""
 
     C: Float[Tensor, "B N K V"]
     n: Float[Tensor, "B N K"]
     m: Float[Tensor, "B N"]
+    detach = detached
+
+
+class MLSTMStep(NamedTuple):
+    """Every quantity of one step. i and f are the stabilised weights, the paper's i' and f'; h is num / bound."""
+
+    q: Float[Tensor, "B N K"]
+    k: Float[Tensor, "B N K"]
+    v: Float[Tensor, "B N V"]
+    i_pre: Float[Tensor, "B N"]
+    f_pre: Float[Tensor, "B N"]
+    log_f: Float[Tensor, "B N"]
+    i: Float[Tensor, "B N"]
+    f: Float[Tensor, "B N"]
+    C: Float[Tensor, "B N K V"]
+    n: Float[Tensor, "B N K"]
+    m: Float[Tensor, "B N"]
+    num: Float[Tensor, "B N V"]
+    bound: Float[Tensor, "B N"]
+    h: Float[Tensor, "B N V"]
 
 
 def mlstm_start(B: int, N: int, K: int, V: int, *, dtype: torch.dtype, device: torch.device) -> MLSTMState:
@@ -34,34 +55,33 @@ def mlstm_start(B: int, N: int, K: int, V: int, *, dtype: torch.dtype, device: t
     return MLSTMState(C, n, m)
 
 
-def normalise(num: Float[Tensor, "... V"], den: Float[Tensor, "..."], m: Float[Tensor, "..."], eps: float) -> Tensor:
-    """h = num / max(|den|, e^-m) (21): the paper's max(|n q|, 1), both sides divided by e^m.
+def bound_of(den: Float[Tensor, "..."], m: Float[Tensor, "..."], eps: float) -> tuple[Tensor, Tensor]:
+    """max(|den|, e^-m) (21): the paper's max(|n q|, 1), both sides divided by e^m. And where |den| is the larger.
 
     The third floor, far below rounding, only turns 0/0 (a query that matches nothing, at large m) into 0.
     """
-    floor = lower_bound(m)
-    return num / (torch.where(den.abs() > floor, den.abs(), floor) + eps)[..., None]
-
-
-def lower_bound(m: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The floor of the denominator: e^-m, and never 0."""
-    return torch.exp(-m).clamp(min=torch.finfo(m.dtype).eps ** 2)
+    floor = torch.exp(-m).clamp(min=torch.finfo(m.dtype).eps ** 2)
+    above = den.abs() > floor
+    return torch.where(above, den.abs(), floor) + eps, above
 
 
 # ---- reference: the recurrence -------------------------------------------------------------------------------------
 
 
-def mlstm_update(q, k, v, i_pre, f_pre, state: MLSTMState, eps: float) -> tuple[Tensor, MLSTMState]:
-    """One step: q, k (B, N, K), v (B, N, V), gates (B, N). Returns h (B, N, V) and the new state."""
-    log_f = F.logsigmoid(f_pre) + state.m
-    m = torch.maximum(log_f, i_pre).clamp(min=0).detach()
-    i = torch.exp(i_pre - m)[..., None]
-    f = torch.exp(log_f - m)[..., None]
-    C = f[..., None] * state.C + (i * k)[..., :, None] * v[..., None, :]  # (19)
-    n = f * state.n + i * k  # (20)
-    q = q * q.shape[-1] ** -0.5
-    num = (q[..., None, :] @ C).squeeze(-2)
-    return normalise(num, (q * n).sum(-1), m, eps), MLSTMState(C, n, m)
+def mlstm_update(q, k, v, i_pre, f_pre, state: MLSTMState, eps: float) -> MLSTMStep:
+    """One step: q, k (B, N, K), v (B, N, V), gates (B, N)."""
+    log_f = F.logsigmoid(f_pre)
+    kept = log_f + state.m
+    m = torch.maximum(kept, i_pre).clamp(min=0).detach()
+    i = torch.exp(i_pre - m)
+    f = torch.exp(kept - m)
+    written = i[..., None] * k
+    C = f[..., None, None] * state.C + written[..., :, None] * v[..., None, :]  # (19)
+    n = f[..., None] * state.n + written  # (20)
+    scaled = q * q.shape[-1] ** -0.5
+    num = (scaled[..., None, :] @ C).squeeze(-2)
+    bound, _ = bound_of((scaled * n).sum(-1), m, eps)
+    return MLSTMStep(q, k, v, i_pre, f_pre, log_f, i, f, C, n, m, num, bound, h=num / bound[..., None])
 
 
 def mlstm_reference(
@@ -76,11 +96,18 @@ def mlstm_reference(
     eps: float = 0.0,
     lengths: Int[Tensor, "B"] | None = None,
     reset: Bool[Tensor, "B T"] | None = None,
+    seen: list[MLSTMStep] | None = None,
 ) -> tuple[Float[Tensor, "B T N V"], MLSTMState]:
-    """Run the recurrence over a sequence, one step after the other (`chunk_size` has nothing to do here)."""
+    """Run the recurrence over a sequence, one step after the other (`chunk_size` has nothing to do here).
+
+    `seen` as for `rnn`.
+    """
 
     def step(q, k, v, i_pre, f_pre, state):
-        return mlstm_update(q, k, v, i_pre, f_pre, state, eps)
+        now = mlstm_update(q, k, v, i_pre, f_pre, state, eps)
+        if seen is not None:
+            seen.append(now)
+        return now.h, MLSTMState(now.C, now.n, now.m)
 
     state = state._replace(m=state.m.detach())
     start = mlstm_start(*state.C.shape, dtype=state.m.dtype, device=state.m.device)
@@ -131,7 +158,7 @@ def mlstm_parallel(
     last_k = weight[..., -1, :, None] * k
     C = decay[..., -1, None, None] * state.C + last_k.mT @ v
     n = decay[..., -1, None] * state.n + last_k.sum(-2)
-    h = normalise(num, den, m, eps).transpose(1, 2)
+    h = (num / bound_of(den, m, eps)[0][..., None]).transpose(1, 2)
     return h, keep_unread(state, MLSTMState(C, n, m[..., -1]), lengths)
 
 
@@ -182,10 +209,9 @@ def chunkwise_forward(q, k, v, i_gate, log_f, state: MLSTMState, L: int, eps: fl
     S = bmm_add(torch.zeros_like(weight), q, k.mT, scale).mul_(weight)
     num1 = bmm_add((q * read[..., None]) @ C1, S, v1)
     num, den = num1[..., :-1], num1[..., -1]
-    floor = lower_bound(m)
-    bound = torch.where(den.abs() > floor, den.abs(), floor) + eps
+    bound, above = bound_of(den, m, eps)
     h = num / bound[..., None]
-    slope = torch.where(den.abs() > floor, den.sign(), 0)
+    slope = torch.where(above, den.sign(), 0)
     chunks = Chunks(q, k, v1, h, weight, S, C1, read, write, carry, bound, slope)
     return h, MLSTMState(last[..., :-1], last[..., -1], m_end[:, -1]), chunks
 

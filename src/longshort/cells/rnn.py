@@ -8,15 +8,24 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from longshort.cells.loop import recurrence, run
+from longshort.cells.loop import carried, detached, recurrence, run
 from longshort.shapes import Bool, Float, Int
 
 NONLINEARITIES = {"tanh": torch.tanh, "relu": torch.relu}
 
 
+@carried
 class RNNState(NamedTuple):
     """What an RNN carries from step to step."""
 
+    h: Float[Tensor, "B N H"]
+    detach = detached
+
+
+class RNNStep(NamedTuple):
+    """Every quantity of one step."""
+
+    pre: Float[Tensor, "B N H"]
     h: Float[Tensor, "B N H"]
 
 
@@ -33,12 +42,16 @@ def rnn(
     nonlinearity: str = "tanh",
     lengths: Int[Tensor, "B"] | None = None,
     reset: Bool[Tensor, "B T"] | None = None,
+    seen: list[RNNStep] | None = None,
 ) -> tuple[Float[Tensor, "B T N H"], RNNState]:
-    """Run the recurrence over a sequence."""
+    """Run the recurrence over a sequence; every step's quantities are added to `seen`, if it is given."""
     recur, act = recurrence(R[None]), NONLINEARITIES[nonlinearity]
 
     def step(x, state):
-        h = act(x + recur(state.h).squeeze(1))
+        pre = x + recur(state.h).squeeze(1)
+        h = act(pre)
+        if seen is not None:
+            seen.append(RNNStep(pre, h))
         return h, RNNState(h)
 
     start = rnn_start(*state.h.shape, dtype=state.h.dtype, device=state.h.device)

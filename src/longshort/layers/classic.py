@@ -1,0 +1,284 @@
+"""`RNN`, `LSTM` and `GRU`: torch.nn's, with the same names and weights, and lengths, resets, steps, any derivative."""
+
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from longshort.cells.gru import GRUState
+from longshort.cells.lstm import GATES, LSTMState
+from longshort.cells.rnn import NONLINEARITIES, RNNState
+from longshort.functional import gru, lstm, one_of, rnn
+from longshort.kernels import check_name, under_transform
+from longshort.layers.frame import Layer
+from longshort.shapes import Float
+
+
+class Hidden(Tensor):
+    """The state of an RNN or a GRU: h_n itself, as `torch.nn` gives it, that answers `.h` like every other state."""
+
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]  # its results are plain
+
+    @property
+    def h(self) -> Tensor:
+        return self.as_subclass(Tensor)
+
+
+torch.serialization.add_safe_globals([Hidden])
+
+
+class TorchLayer(Layer):
+    """What `LSTM`, `RNN` and `GRU` share with their namesakes in `torch.nn`: weights, start values, conversion."""
+
+    torch_type: ClassVar[Any]
+    gates: int
+
+    def shapes(self, input_size: int) -> dict[str, tuple[int, ...]]:
+        rows, head = self.gates * self.hidden_size, (self.proj_size or self.hidden_size) // self.num_heads
+        shapes = {"weight_ih": (rows, input_size), "weight_hh": (rows, head)}
+        if self.bias:
+            shapes |= {"bias_ih": (rows,), "bias_hh": (rows,)}
+        if self.proj_size:
+            shapes["weight_hr"] = (self.proj_size, self.hidden_size // self.num_heads)
+        return shapes
+
+    def reset_parameters(self) -> None:
+        """PyTorch's start: uniform within 1/sqrt(hidden_size), drawn in the same order, so the same seed agrees."""
+        bound = self.hidden_size**-0.5 if self.hidden_size else 0.0
+        for weight in self.parameters():
+            nn.init.uniform_(weight, -bound, bound)
+
+    def recurrent(self, w: dict[str, Tensor]) -> Float[Tensor, "G N H P"]:
+        """`weight_hh`, gates and heads apart."""
+        return w["weight_hh"].unflatten(0, (self.gates, self.num_heads, -1))
+
+    def split(self, x_pre: Float[Tensor, "B T D"]) -> Float[Tensor, "B T G N H"]:
+        return x_pre.unflatten(-1, (self.gates, self.num_heads, -1))
+
+    def heads(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B N H"]:
+        return x.unflatten(-1, (self.num_heads, -1))
+
+    @property
+    def all_weights(self) -> list[list[nn.Parameter]]:
+        """Every direction's weights, as `torch.nn.LSTM.all_weights` lists them."""
+        return [list(self.weights_of(part).values()) for part in self.parts]
+
+    @classmethod
+    def from_torch(cls, layer):
+        """The same layer of ours: options and a copy of the weights of a `torch.nn` one."""
+        if not isinstance(layer, cls.torch_type):
+            raise ValueError(
+                f"{cls.__name__}.from_torch takes a torch.nn.{cls.torch_type.__name__}, got {type(layer).__name__}"
+            )
+        names = ("num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size", "nonlinearity")
+        options = {name: getattr(layer, name) for name in names if hasattr(layer, name)}
+        weight = layer.weight_ih_l0
+        ours = cls(layer.input_size, layer.hidden_size, device=weight.device, dtype=weight.dtype, **options)
+        return copied(layer, ours)
+
+    def to_torch(self):
+        """The same layer of PyTorch's: options and a copy of the weights."""
+        for name, value in {"num_heads": 1, "forget": "learned"}.items():
+            if getattr(self, name, value) != value:
+                raise ValueError(
+                    f"torch.nn.{self.torch_type.__name__} has no {name}; this layer's is {getattr(self, name)!r}"
+                )
+        options: dict[str, Any] = {"num_layers": self.num_layers, "bias": self.bias, "batch_first": self.batch_first}
+        options |= {"dropout": self.dropout, "bidirectional": self.bidirectional}
+        options |= {"proj_size": self.proj_size} if self.proj_size else {}
+        options |= {"nonlinearity": self.nonlinearity} if isinstance(self, RNN) else {}
+        weight = next(self.parameters())
+        return copied(
+            self,
+            self.torch_type(self.input_size, self.hidden_size, device=weight.device, dtype=weight.dtype, **options),
+        )
+
+
+def copied(source: nn.Module, target):
+    """`target` with the weights and the mode of `source`."""
+    target.load_state_dict(source.state_dict())
+    for name, weight in source.named_parameters():
+        target.get_parameter(name).requires_grad_(weight.requires_grad)
+    return target.train(source.training)
+
+
+class PlainState(TorchLayer):
+    """What `RNN` and `GRU` share: their state is h alone, handed out as the tensor h_n."""
+
+    def hand_out(self, state) -> Any:
+        """h_n, with `.h` wherever a subclass of Tensor can stand: not in an exported program, nor in a transform."""
+        if exporting() or under_transform():
+            return state.h
+        return state.h.as_subclass(Hidden)
+
+
+def exporting() -> bool:
+    """Whether torch.export is at work."""
+    known = getattr(torch.compiler, "is_exporting", None)  # from torch 2.7
+    return known() if known else torch.compiler.is_compiling() and not torch.compiler.is_dynamo_compiling()
+
+
+class RNN(PlainState):
+    """`torch.nn.RNN`: the Elman network, h_t = tanh(W x_t + R h_{t-1} + b). Elman 1990.
+
+    Same arguments, same parameter names, same results; state dicts load in both directions. Beyond it: any device and
+    derivative, `lengths`, `reset`, `step`, T = 0, and heads (R block-diagonal). The state is h_n.
+
+    >>> y, h_n = RNN(3, 5, batch_first=True)(torch.zeros(2, 7, 3))
+    >>> y.shape, h_n.shape
+    (torch.Size([2, 7, 5]), torch.Size([1, 2, 5]))
+    """
+
+    torch_type = nn.RNN
+    gates = 1
+    state_type = RNNState
+    nonlinearity: str
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device=None,
+        dtype=None,
+        *,
+        proj_size: int = 0,
+        num_heads: int = 1,
+        kernel: str = "auto",
+    ):
+        one_of("nonlinearity", nonlinearity, NONLINEARITIES)
+        check_name("rnn", kernel)
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype,
+            num_heads=num_heads, nonlinearity=nonlinearity, kernel=kernel,
+        )  # fmt: skip
+
+    def run(self, w, x, state, lengths, reset):
+        x_pre = self.split(F.linear(x, w["weight_ih"], w["bias_ih"] + w["bias_hh"] if self.bias else None))
+        R = self.recurrent(w)[0]
+        start = None if state is None else RNNState(self.heads(state.h))
+        h, last = rnn(
+            x_pre.squeeze(2),
+            R,
+            start,
+            nonlinearity=self.nonlinearity,
+            lengths=lengths,
+            reset=reset,
+            kernel=self.kernel,
+        )
+        return h.flatten(-2), RNNState(last.h.flatten(-2))
+
+
+class LSTM(TorchLayer):
+    """`torch.nn.LSTM`. Hochreiter & Schmidhuber 1997; forget gate from Gers, Schmidhuber & Cummins 2000.
+
+    Same arguments, same parameter names, same results; state dicts load in both directions. Beyond it: any device and
+    derivative, `lengths`, `reset`, `step`, T = 0, heads (R block-diagonal), and `forget="one"`, the carousel of 1997
+    without a forget gate (three gates, i g o). The state is (h_n, c_n), each (num_layers * directions, B, ·).
+
+    >>> y, (h, c) = LSTM(3, 5, batch_first=True)(torch.zeros(2, 7, 3))
+    >>> y.shape, h.shape
+    (torch.Size([2, 7, 5]), torch.Size([1, 2, 5]))
+    """
+
+    torch_type = nn.LSTM
+    state_type = LSTMState
+    projects = True
+    forget: str
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device=None,
+        dtype=None,
+        *,
+        num_heads: int = 1,
+        forget: str = "learned",
+        kernel: str = "auto",
+    ):
+        one_of("forget", forget, GATES)
+        check_name("lstm", kernel)
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype,
+            num_heads=num_heads, forget=forget, gates=GATES[forget], kernel=kernel,
+        )  # fmt: skip
+
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        return ((self.proj_size or self.hidden_size,), (self.hidden_size,))
+
+    def run(self, w, x, state, lengths, reset):
+        x_pre = self.split(F.linear(x, w["weight_ih"], w["bias_ih"] + w["bias_hh"] if self.bias else None))
+        proj = w["weight_hr"].unflatten(0, (self.num_heads, -1)) if self.proj_size else None
+        start = None if state is None else LSTMState(self.heads(state.h), self.heads(state.c))
+        h, last = lstm(
+            x_pre,
+            self.recurrent(w),
+            start,
+            proj=proj,
+            forget=self.forget,
+            lengths=lengths,
+            reset=reset,
+            kernel=self.kernel,
+        )
+        return h.flatten(-2), LSTMState(*(each.flatten(-2) for each in last))
+
+
+class GRU(PlainState):
+    """`torch.nn.GRU`. Cho et al. 2014 (1406.1078).
+
+    Same arguments, same parameter names, same results; state dicts load in both directions. Beyond it: any device and
+    derivative, `lengths`, `reset`, `step`, T = 0, and heads (R block-diagonal). The state is h_n.
+
+    >>> y, h_n = GRU(3, 5, batch_first=True)(torch.zeros(2, 7, 3))
+    >>> y.shape, h_n.shape
+    (torch.Size([2, 7, 5]), torch.Size([1, 2, 5]))
+    """
+
+    torch_type = nn.GRU
+    gates = 3
+    state_type = GRUState
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device=None,
+        dtype=None,
+        *,
+        proj_size: int = 0,
+        num_heads: int = 1,
+        kernel: str = "auto",
+    ):
+        check_name("gru", kernel)
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype,
+            num_heads=num_heads, kernel=kernel,
+        )  # fmt: skip
+
+    def run(self, w, x, state, lengths, reset):
+        bias, scaled = None, None
+        if self.bias:  # r scales the candidate's recurrent bias: it cannot be added beforehand
+            at_once, scaled = w["bias_hh"].split([2 * self.hidden_size, self.hidden_size])
+            bias, scaled = w["bias_ih"] + F.pad(at_once, (0, self.hidden_size)), self.heads(scaled)
+        x_pre = self.split(F.linear(x, w["weight_ih"], bias))
+        start = None if state is None else GRUState(self.heads(state.h))
+        h, last = gru(x_pre, self.recurrent(w), start, bias=scaled, lengths=lengths, reset=reset, kernel=self.kernel)
+        return h.flatten(-2), GRUState(last.h.flatten(-2))

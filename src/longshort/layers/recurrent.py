@@ -1,0 +1,149 @@
+"""A recurrent cell of your own as a layer: write one step, and the frame of the built-in layers does the rest."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from longshort.cells.loop import run, steps_within
+from longshort.functional import WATCHERS, Call
+from longshort.layers.frame import Layer, Part, whole_number
+from longshort.operators import clean
+from longshort.shapes import Float
+
+
+class Cell(nn.Module):
+    """One step of a recurrent network of your own, for `Recurrent`: its weights beyond the input's, and `step`.
+
+    Give `gates`, how many pre-activations of hidden_size each step takes, and `State`, a NamedTuple of what is carried,
+    with a field h for the output. Fields are (B, hidden_size) and start at 0 unless `start` says otherwise.
+    """
+
+    gates: int
+    State: Any
+    _shown: dict[str, Tensor]
+
+    def __init__(self):
+        super().__init__()
+        self._shown = {}
+
+    def start(self, zeros: Float[Tensor, "B H"]) -> Any:
+        """The empty state."""
+        return self.State(*[zeros] * len(self.State._fields))
+
+    def step(self, x_pre: Float[Tensor, "B G H"], state: Any) -> tuple[Float[Tensor, "B H"], Any]:
+        """One time step: the output h, and the new state. `x_pre` is W x + b."""
+        raise NotImplementedError
+
+    def show(self, **quantities: Tensor) -> None:
+        """Name quantities of this step, (B, ...), for `longshort.trace`."""
+        if WATCHERS:
+            self._shown |= quantities
+
+
+class Recurrent(Layer):
+    """A cell of your own as a layer: called like `torch.nn.LSTM`, with all that the built-in layers do.
+
+    `Recurrent(MyCell, input_size, hidden_size, ...)` makes one `MyCell(hidden_size)` for every direction of every layer
+    (`cell_l0`, `cell_l0_reverse`, ...), and maps the input to its gates with `weight_ih_l0` (gates * hidden, input) and
+    `bias_l0`. The state is the cell's own `State` with a leading axis num_layers * directions.
+
+    It runs the cell's `step` in a Python loop, so torch.compile unrolls it: each new length compiles anew.
+
+    >>> class Leaky(Cell):
+    ...     gates, State = 1, NamedTuple("LeakyState", [("h", Tensor)])
+    ...     def __init__(self, hidden_size):
+    ...         super().__init__()
+    ...     def step(self, x_pre, state):
+    ...         h = 0.9 * state.h + 0.1 * torch.tanh(x_pre[:, 0])
+    ...         return h, self.State(h)
+    >>> y, state = Recurrent(Leaky, 3, 5, batch_first=True)(torch.zeros(2, 7, 3), lengths=[7, 4])
+    >>> y.shape, state.h.shape
+    (torch.Size([2, 7, 5]), torch.Size([1, 2, 5]))
+    """
+
+    gates: int
+    cell: Callable[[int], Cell]
+
+    def __init__(
+        self,
+        cell: Callable[[int], Cell],
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device=None,
+        dtype=None,
+    ):
+        super().__init__(
+            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype, cell=cell
+        )
+
+    def add_weights(self, device, dtype) -> None:
+        with torch.device(device) if device is not None else nullcontext():
+            cells = [self.cell(self.hidden_size) for _ in self.parts]
+        kind = cells[0]
+        if not isinstance(kind, Cell):
+            raise ValueError(f"cell must make longshort.Cell objects, got a {type(kind).__name__}")
+        fields = getattr(getattr(kind, "State", None), "_fields", ())
+        if "h" not in fields:
+            raise ValueError(f"{type(kind).__name__}.State must be a NamedTuple with a field h, the output")
+        whole_number(f"{type(kind).__name__}.gates", getattr(kind, "gates", None), at_least=1)
+        self.gates, self.state_type = kind.gates, kind.State
+        super().add_weights(device, dtype)
+        for part, cell in zip(self.parts, cells, strict=True):
+            self.add_module("cell" + part.suffix, cell.to(dtype))
+
+    def shapes(self, input_size: int) -> dict[str, tuple[int, ...]]:
+        rows = self.gates * self.hidden_size
+        return {"weight_ih": (rows, input_size)} | ({"bias": (rows,)} if self.bias else {})
+
+    def weights_of(self, part: Part) -> dict[str, Any]:
+        return super().weights_of(part) | {"cell": self.get_submodule("cell" + part.suffix)}
+
+    def reset_parameters(self) -> None:
+        """The input's weights as `nn.LSTM`'s; a cell draws its own, in its `reset_parameters` if it has one."""
+        bound = self.hidden_size**-0.5
+        for weight in self.parameters(recurse=False):
+            nn.init.uniform_(weight, -bound, bound)
+        for cell in self.children():
+            if draw := getattr(cell, "reset_parameters", None):
+                draw()
+
+    def state_shapes(self) -> tuple[tuple[int, ...], ...]:
+        weight = self.get_parameter("weight_ih_l0")
+        zeros = torch.zeros(1, self.hidden_size, dtype=weight.dtype, device=weight.device)
+        return tuple(field.shape[1:] for field in self.weights_of(self.parts[0])["cell"].start(zeros))
+
+    def run(self, w: dict[str, Any], x, state, lengths, reset):
+        x_pre = F.linear(x, w["weight_ih"], w.get("bias")).unflatten(-1, (self.gates, self.hidden_size))
+        cell: Cell = w["cell"]
+        x_pre = x_pre if lengths is None else clean(x_pre, steps_within(lengths, x.shape[1]))
+        start = cell.start(x_pre.new_zeros(x.shape[0], self.hidden_size))
+        state = start if state is None else state
+        if 0 in x.shape[:2]:
+            return x_pre.new_zeros(*x.shape[:2], self.hidden_size), state
+        call = Call(type(cell).__name__, state, lengths)
+
+        def step(x_pre, state):
+            cell._shown = {}
+            h, after = cell.step(x_pre, state)
+            if h.shape != x_pre[:, 0].shape:
+                raise ValueError(
+                    f"{type(cell).__name__}.step gave h of shape {tuple(h.shape)}; a step's output is (B, hidden_size)"
+                    f" = {tuple(x_pre[:, 0].shape)}"
+                )
+            if WATCHERS:
+                call.steps.append({"x_pre": x_pre, **cell._shown, **after._asdict(), "h": h})
+            return h, after
+
+        y, last = run(step, [x_pre], state, start, lengths, reset)
+        for calls in WATCHERS:
+            calls.append(call)
+        return y if lengths is None else clean(y, steps_within(lengths, x.shape[1])), last
