@@ -1,14 +1,16 @@
 """longshort: recurrent networks, from an LSTM worked by hand to an xLSTM language model.
 
-Importing runs nothing, compiles nothing and loads nothing: a public name is fetched when it is first used (PEP 562).
+Importing compiles nothing and does not load torch: a public name is fetched when it is first used (PEP 562).
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from longshort.checking import selfcheck
     from longshort.checkpoints import CheckpointError, export, load
     from longshort.config import TrainConfig, xLSTMConfig
     from longshort.data import load_tokenizer
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from longshort.generation import Writer, generate, load_reading, read, save_reading
     from longshort.layers import GRU, LSTM, RNN, Cell, Recurrent, mLSTM, sLSTM
     from longshort.model import xLSTM, xLSTMLM
+    from longshort.tracing import trace
     from longshort.training import train
 
 # The public names, and the module each comes from.
@@ -38,6 +41,8 @@ _HOME = {
     "read": "generation",
     "sLSTM": "layers",
     "save_reading": "generation",
+    "selfcheck": "checking",
+    "trace": "tracing",
     "train": "training",
     "xLSTM": "model",
     "xLSTMConfig": "config",
@@ -45,8 +50,11 @@ _HOME = {
 }
 
 __all__ = ["GRU", "LSTM", "RNN", "Cell", "CheckpointError", "Recurrent", "TrainConfig", "Writer", "evaluate", "export",
-           "generate", "load", "load_reading", "load_tokenizer", "mLSTM", "read", "sLSTM", "save_reading", "train",
-           "xLSTM", "xLSTMConfig", "xLSTMLM"]  # fmt: skip
+           "generate", "load", "load_reading", "load_tokenizer", "mLSTM", "read", "sLSTM", "save_reading", "selfcheck",
+           "trace", "train", "xLSTM", "xLSTMConfig", "xLSTMLM"]  # fmt: skip
+
+if "torch" in sys.modules:  # so that exported programs with our operators load after `import torch, longshort`
+    import longshort.operators  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:

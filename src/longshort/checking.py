@@ -186,6 +186,7 @@ TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 8e-3, to
 CALLS = [
     (1, 3, ""),
     (1, 3, "lengths, reset"),
+    (3, 5, "on as many threads as torch has"),
     (7, 5, ""),
     (7, 5, "lengths"),
     (7, 5, "reset"),
@@ -288,7 +289,8 @@ def selfcheck(cells: Sequence[str] | None = None) -> SelfCheck:
     """Compare every kernel, form and dtype of every cell, on every device here, with the float64 reference on the CPU.
 
     Outputs, last states and all gradients; lengths 1, 7 and 65, with and without `lengths` and `reset`, gates at their
-    limits. A kernel that cannot run here is told with its reason, and is no failure. Seconds; changes nothing.
+    limits. A kernel that cannot run here is told with its reason, and is no failure. Takes seconds, on one thread, and
+    leaves everything as it was.
 
     Args:
         cells: which cells, names in `longshort.functional.KERNELS`; None: all.
@@ -300,12 +302,12 @@ def selfcheck(cells: Sequence[str] | None = None) -> SelfCheck:
     True
     """
     cells = list(KERNELS) if cells is None else cells
-    for cell in cells:
-        if isinstance(cells, str) or cell not in KERNELS:
-            raise ValueError(f"cells={cells!r} must be a list of names out of {', '.join(KERNELS)}")
+    if isinstance(cells, str) or not cells or any(cell not in KERNELS for cell in cells):
+        raise ValueError(f"cells={cells!r} must be a list of names out of {', '.join(KERNELS)}")
     began = time.perf_counter()
+    own = torch.get_num_threads()
     with undisturbed():
-        rows = tuple(row for form, (cell, _) in FORMS.items() if cell in cells for row in check_form(form))
+        rows = tuple(row for form, (cell, _) in FORMS.items() if cell in cells for row in check_form(form, own))
     return SelfCheck(rows, time.perf_counter() - began)
 
 
@@ -316,25 +318,48 @@ def devices_here() -> list[str]:
 
 @contextmanager
 def undisturbed() -> Iterator[None]:
-    """Gradients on, no autocast, no TensorFloat32, whatever the caller has."""
-    with torch.inference_mode(False), torch.enable_grad(), full_float32(), ExitStack() as stack:
+    """Gradients on, no autocast, float32 in full and one thread, whatever the caller has."""
+    with torch.inference_mode(False), torch.enable_grad(), full_float32(), threads(1), ExitStack() as stack:
         for device in devices_here():
             stack.enter_context(torch.autocast(device, enabled=False))
         yield
 
 
 @contextmanager
-def full_float32() -> Iterator[None]:
-    """No TensorFloat32 inside: it keeps 10 bits, and float32's tolerance is meant here."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+def threads(count: int) -> Iterator[None]:
+    """So many threads inside. More than one wait long for each other on a busy machine, and problems here are small."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        torch.set_num_threads(before)
 
 
-def check_form(form: str) -> Iterator[Row]:
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """No TensorFloat32 nor bfloat16 inside float32's products: its own tolerance is meant here."""
+    on_cpu = getattr(torch.backends.mkldnn, "matmul", None)
+    if on_cpu is None:  # torch before 2.9
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(precision)
+        return
+    products = [torch.backends.cuda.matmul, on_cpu]
+    before = [each.fp32_precision for each in products]
+    try:
+        for each in products:
+            each.fp32_precision = "ieee"
+        yield
+    finally:
+        for each, precision in zip(products, before, strict=True):
+            each.fp32_precision = precision
+
+
+def check_form(form: str, own_threads: int) -> Iterator[Row]:
     """A row for each kernel, device and dtype of a form."""
     posed = [pose(form, *call) for call in CALLS]
     wants = [wanted(*each) for each in posed]
@@ -346,16 +371,19 @@ def check_form(form: str) -> Iterator[Row]:
                 if reason := implementation.why_not(x):
                     found = math.nan, math.nan, allowed, f"not here: {reason}"
                 else:
-                    found = check(kernel, device, dtype, posed, wants)
+                    found = check(kernel, device, dtype, posed, wants, own_threads)
                 yield Row(form, kernel, device, dtype, *found)
 
 
-def check(kernel: str, device: str, dtype: torch.dtype, posed, wants) -> tuple[float, float, float, str]:
+def check(
+    kernel: str, device: str, dtype: torch.dtype, posed, wants, own_threads: int
+) -> tuple[float, float, float, str]:
     """The worst errors of outputs and of gradients, what is allowed, and a verdict, the first call at fault in it."""
     worst, verdict = {"forward": 0.0, "gradient": 0.0}, "ok"
     for (T, _, what), (p, more), want in zip(CALLS, posed, wants, strict=True):
         more = {name: x.to(device) for name, x in more.items()}
-        got = answers(p.to(device, dtype), kernel=kernel, **more)
+        with threads(own_threads if "threads" in what else 1):
+            got = answers(p.to(device, dtype), kernel=kernel, **more)
         faults = []
         for name, (error, fault) in compare(got, want, dtype).items():
             kind = "gradient" if name.startswith("d ") else "forward"
@@ -378,7 +406,9 @@ def compare(
         return {"h": (math.inf, f"raised {got}")}
     found = {}
     for name, y in want.items():
-        x = got[name]
+        if (x := got.get(name)) is None:
+            found[name] = math.inf, f"{name} is missing"
+            continue
         kept = torch.promote_types(dtype, torch.float32) if name.startswith("last") else dtype
         if x.shape != y.shape:
             found[name] = math.inf, f"{name} has shape {tuple(x.shape)}, not {tuple(y.shape)}"

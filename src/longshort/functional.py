@@ -272,13 +272,15 @@ class Call:
     """One call of a door, seen from inside."""
 
     cell: str
-    start: Any
-    """The state it began with."""
+    start: dict[str, Tensor]
+    """The state it began with, by name."""
+    length: int
+    """The steps of its input, T."""
     lengths: Tensor | None
     steps: list[Any] = field(default_factory=list)
     """Every step's quantities, by name."""
     around: dict[str, Tensor] = field(default_factory=dict)
-    """What the layer made of its outputs: sequences, by name."""
+    """What the layer computed with its outputs: sequences (B, T, N, ...), by name."""
 
 
 WATCHERS: list[list[Call]] = []
@@ -297,14 +299,14 @@ def watch() -> Iterator[list[Call]]:
 
 def run_watched(cell: str, inputs, weights: dict, state, lengths, reset, kernel: str, options: dict):
     """`run_cell` with the reference, for whoever watches."""
-    call = Call(cell, state, lengths)
+    call = Call(cell, state._asdict(), inputs[0].shape[1], lengths)
     h, last = run_cell(cell, inputs, weights, state, lengths, reset, "reference", options | {"seen": call.steps})
     for calls in WATCHERS:
         calls.append(call)
     return h, last
 
 
-def note(**sequences: Float[Tensor, "B T ..."]) -> None:
+def note(**sequences: Float[Tensor, "B T N ..."]) -> None:
     """Tell whoever watches what a layer computed around its last call."""
     for calls in WATCHERS:
         calls[-1].around |= sequences

@@ -38,7 +38,8 @@ class LSTMStep(NamedTuple):
     g: Float[Tensor, "B N H"]
     o: Float[Tensor, "B N H"]
     c: Float[Tensor, "B N H"]
-    h: Float[Tensor, "B N H"]  # before any projection
+    tanh_c: Float[Tensor, "B N H"]
+    h: Float[Tensor, "B N P"]  # o * tanh_c, projected if there is a projection
 
 
 def lstm_start(B: int, N: int, H: int, P: int, *, dtype: torch.dtype, device: torch.device) -> LSTMState:
@@ -57,7 +58,8 @@ def lstm_update(pre: Float[Tensor, "B G N H"], c: Float[Tensor, "B N H"]) -> LST
         f_pre, f = None, 1.0  # the constant error carousel of 1997
     i, g, o = torch.sigmoid(i_pre), torch.tanh(g_pre), torch.sigmoid(o_pre)
     c = f * c + i * g
-    return LSTMStep(i_pre, f_pre, g_pre, o_pre, i, f, g, o, c, h=o * torch.tanh(c))
+    tanh_c = torch.tanh(c)
+    return LSTMStep(i_pre, f_pre, g_pre, o_pre, i, f, g, o, c, tanh_c, h=o * tanh_c)
 
 
 def lstm(
@@ -75,10 +77,11 @@ def lstm(
 
     def step(x, state):
         now = lstm_update(x + recur(state.h), state.c)
+        if proj is not None:
+            now = now._replace(h=torch.einsum("nph,bnh->bnp", proj, now.h))
         if seen is not None:
             seen.append(now)
-        h = now.h if proj is None else torch.einsum("nph,bnh->bnp", proj, now.h)
-        return h, LSTMState(h, now.c)
+        return now.h, LSTMState(now.h, now.c)
 
     B, N, P = state.h.shape
     start = lstm_start(B, N, state.c.shape[-1], P, dtype=state.h.dtype, device=state.h.device)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from longshort.cells.loop import carried, detached
 from longshort.cells.mlstm import MLSTMState
 from longshort.cells.slstm import FORGET, SLSTMState
-from longshort.functional import mlstm, note, one_of, slstm
+from longshort.functional import WATCHERS, mlstm, note, one_of, slstm
 from longshort.kernels import check_name
 from longshort.layers.frame import Layer, last_of, whole_number
 from longshort.shapes import Float
@@ -196,6 +196,7 @@ class mLSTM(Layer):
             h = F.layer_norm(h, h.shape[-1:], eps=1e-6) * w["weight_norm"].to(h.dtype).unflatten(-1, h.shape[-2:])
         o = torch.sigmoid(o_pre)
         y = o * h.flatten(-2)
-        note(o_pre=o_pre, o=o, y=y)
+        if WATCHERS:
+            note(**{name: x.unflatten(-1, (self.num_heads, -1)) for name, x in dict(o_pre=o_pre, o=o, y=y).items()})
         before = last.C.new_zeros(y.shape[0], y.shape[-1]) if state is None else state.h.to(last.C.dtype)
         return y, MLSTMLayerState(last_of(y, before, lengths), *last)

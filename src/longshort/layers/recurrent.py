@@ -53,6 +53,7 @@ class Recurrent(Layer):
 
     It runs the cell's `step` in a Python loop, so torch.compile unrolls it: each new length compiles anew.
 
+    >>> from typing import NamedTuple
     >>> class Leaky(Cell):
     ...     gates, State = 1, NamedTuple("LeakyState", [("h", Tensor)])
     ...     def __init__(self, hidden_size):
@@ -129,21 +130,32 @@ class Recurrent(Layer):
         state = start if state is None else state
         if 0 in x.shape[:2]:
             return x_pre.new_zeros(*x.shape[:2], self.hidden_size), state
-        call = Call(type(cell).__name__, state, lengths)
+        seen = [] if WATCHERS else None
 
         def step(x_pre, state):
             cell._shown = {}
             h, after = cell.step(x_pre, state)
-            if h.shape != x_pre[:, 0].shape:
-                raise ValueError(
-                    f"{type(cell).__name__}.step gave h of shape {tuple(h.shape)}; a step's output is (B, hidden_size)"
-                    f" = {tuple(x_pre[:, 0].shape)}"
-                )
-            if WATCHERS:
-                call.steps.append({"x_pre": x_pre, **cell._shown, **after._asdict(), "h": h})
+            check_step(cell, h, after, x_pre)
+            if seen is not None:
+                seen.append(with_one_head({"x_pre": x_pre, **cell._shown, **after._asdict(), "h": h}))
             return h, after
 
         y, last = run(step, [x_pre], state, start, lengths, reset)
         for calls in WATCHERS:
-            calls.append(call)
+            calls.append(Call(type(cell).__name__, with_one_head(state._asdict()), x.shape[1], lengths, seen or []))
         return y if lengths is None else clean(y, steps_within(lengths, x.shape[1])), last
+
+
+def check_step(cell: Cell, h: Any, after: Any, x_pre: Float[Tensor, "B G H"]) -> None:
+    """A step of someone's own gave what it should."""
+    name, shape = type(cell).__name__, x_pre[:, 0].shape
+    if not isinstance(after, cell.State):
+        raise ValueError(f"{name}.step must return (h, {name}.State(...)), got a {type(after).__name__} as the state")
+    if not isinstance(h, Tensor) or h.shape != shape:
+        got = tuple(h.shape) if isinstance(h, Tensor) else type(h).__name__
+        raise ValueError(f"{name}.step must return h of shape (B, hidden_size) = {tuple(shape)}, got {got}")
+
+
+def with_one_head(quantities: dict[str, Tensor]) -> dict[str, Tensor]:
+    """(B, ...) as (B, N, ...): what a trace looks at has heads."""
+    return {name: each.unsqueeze(1) for name, each in quantities.items()}
