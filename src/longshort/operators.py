@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from longshort.cells.gru import GRUState
-from longshort.cells.loop import readable, steps_within
+from longshort.cells.loop import readable
 from longshort.cells.lstm import LSTMState
 from longshort.cells.mlstm import MLSTMState
 from longshort.cells.rnn import RNNState
 from longshort.cells.slstm import SLSTMState
 from longshort.kernels import choose
-from longshort.shapes import Bool, Float, Int
+from longshort.shapes import Int
 
 
 class Signature(NamedTuple):
@@ -42,19 +42,18 @@ SIGNATURES = {
 
 
 def run_cell(cell: str, inputs: Sequence[Tensor], weights: dict, state, lengths, reset, kernel: str, options: dict):
-    """Clean the inputs, run the chosen kernel in the state's dtype, and hand back h in the input's dtype."""
+    """Run the chosen kernel in the state's dtype, and hand back h in the input's dtype."""
     x = inputs[0]
     B, T = x.shape[:2]
     compute = choose(cell, x, kernel)
     if 0 in (B, T):
         return x.new_zeros(B, T, *output_shape(cell, state)), state
-    valid = None if lengths is None else steps_within(lengths, T)
     dtype = state[0].dtype
-    inputs = [clean(each, valid).to(dtype) for each in inputs]
+    inputs = [each.to(dtype) for each in inputs]
     weights = {name: None if w is None else w.to(dtype) for name, w in weights.items()}
     with without_autocast(x.device.type):  # gates, states and sums stay in the state's dtype
         h, state = compute(*inputs, **weights, state=state, lengths=lengths, reset=reset, **options)
-    return clean(h, valid).to(x.dtype), state
+    return h.to(x.dtype), state
 
 
 def check_within(lengths: Int[Tensor, "B"] | None, T: int) -> None:
@@ -73,11 +72,6 @@ def output_shape(cell: str, state) -> tuple[int, int]:
 def without_autocast(device: str) -> AbstractContextManager:
     """No autocast inside, on the devices that know it."""
     return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
-
-
-def clean(x: Float[Tensor, "B T ..."], valid: Bool[Tensor, "B T"] | None) -> Tensor:
-    """Zero past each row's end, by `where`: whatever stands in the padding, NaN too, is never multiplied."""
-    return x if valid is None else torch.where(valid.view(*valid.shape, *[1] * (x.dim() - 2)), x, 0)
 
 
 # ---- the same as one operator ----------------------------------------------------------------------------------------

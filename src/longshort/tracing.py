@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from longshort.cells.loop import steps_within
+from longshort.cells.loop import clean, steps_within
 from longshort.functional import Call, watch
 from longshort.layers.frame import Layer, backwards
-from longshort.operators import clean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -213,11 +212,6 @@ def part_of(call: Call, reverse: bool) -> Part:
     steps = [step if isinstance(step, dict) else step._asdict() for step in call.steps]
     named = {name: [step[name] for step in steps] for name in (steps[0] if steps else [])}
     values = {name: torch.stack(each, 1) for name, each in named.items() if isinstance(each[0], Tensor)}
-    for name, value in values.items():
-        short = call.length - value.shape[1]  # no row was as long as the input
-        values[name] = (
-            torch.cat([value, value.new_zeros(value.shape[0], short, *value.shape[2:])], 1) if short else value
-        )
     values |= call.around
     if call.lengths is not None:
         valid = steps_within(call.lengths, call.length)

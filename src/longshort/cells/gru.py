@@ -74,4 +74,4 @@ def gru(
         return now.h, GRUState(now.h)
 
     start = gru_start(*state.h.shape, dtype=state.h.dtype, device=state.h.device)
-    return run(step, [x_pre], state, start, lengths, reset)
+    return run(step, [x_pre], state, start, lengths, reset, whole=seen is not None)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree
 
@@ -32,31 +31,69 @@ def run(
     start: State,
     lengths: Int[Tensor, "B"] | None = None,
     reset: Bool[Tensor, "B T"] | None = None,
+    *,
+    whole: bool = False,
 ) -> tuple[Float[Tensor, "B T ..."], State]:
     """Call `step(*inputs at t, state) -> (h, state)` for every t; return all h, stacked, and the last state.
 
-    `start` is the empty state, taken where `reset` is true; a row keeps its state from step `lengths` on.
-    Steps at which no row is reset or has ended cost nothing more, and steps past every row's end are not run, where
-    the values can be read: on a CPU, outside transforms.
+    `start` is the empty state, taken where `reset` is true. From step `lengths` on a row keeps its state, h is 0, and
+    what the inputs hold does not matter. Where the lengths can be read, a step takes only the rows that have not ended;
+    `whole`: all rows, at every step.
     """
-    steps = total = inputs[0].shape[1]
-    resets, valid = [None] * total, [None] * total
-    if reset is not None:
-        some = reset.any(0).tolist() if readable(reset) else [True] * total
-        resets = [cut if here else None for cut, here in zip(reset.unbind(1), some, strict=True)]
+    if lengths is not None and readable(lengths) and not whole and int(lengths.max()):
+        return run_ragged(step, inputs, state, start, lengths, reset)
+    steps = inputs[0].shape[1]
+    resets = [None] * steps if reset is None else only_where_true(reset.unbind(1), reset)
+    valid = [None] * steps
     if lengths is not None:
-        first = 0
-        if readable(lengths):
-            first, steps = int(lengths.min()), max(1, int(lengths.max()))
-        valid = [None if t < first else keep for t, keep in enumerate(steps_within(lengths, total).unbind(1))]
+        within = steps_within(lengths, steps)
+        inputs, valid = [clean(x, within) for x in inputs], within.unbind(1)
     outputs = []
-    for t, x in zip(range(steps), zip(*(each.unbind(1) for each in inputs), strict=True), strict=False):
-        before = state if (cut := resets[t]) is None else pick(cut, start, state)
-        h, after = step(*x, before)
-        state = after if (keep := valid[t]) is None else pick(keep, after, state)
+    for cut, keep, *x in zip(resets, valid, *(each.unbind(1) for each in inputs), strict=True):
+        h, after = step(*x, state if cut is None else pick(cut, start, state))
+        state = after if keep is None else pick(keep, after, state)
         outputs.append(h)
     h = torch.stack(outputs, 1)
-    return F.pad(h, [0, 0] * (h.dim() - 2) + [0, total - steps]) if steps < total else h, state
+    return h if lengths is None else clean(h, within), state
+
+
+def run_ragged(step, inputs, state: State, start: State, lengths, reset) -> tuple[Tensor, State]:
+    """`run` with the longest row first: those that have ended are left out, so they cost nothing."""
+    B, T = inputs[0].shape[:2]
+    order = lengths.argsort(descending=True, stable=True)
+    within = steps_within(lengths, T)
+    t, rank = within[order].T.nonzero(as_tuple=True)
+    place = order[rank] * T + t  # of the steps that run among all B T: time by time, the longest row first
+    sizes = t.bincount().tolist()
+
+    def take(x: Tensor) -> Sequence[Tensor]:
+        return x.flatten(0, 1).index_select(0, place).split(sizes)
+
+    resets = [None] * len(sizes) if reset is None else only_where_true(take(reset), reset & within)
+    state, start = rows_of(state, order), rows_of(start, order)
+    outputs, ended = [], []
+    for n, cut, *x in zip(sizes, resets, *(take(each) for each in inputs), strict=True):
+        if n < state[0].shape[0]:
+            ended.append(rows_of(state, slice(n, None)))
+            state, start = rows_of(state, slice(n)), rows_of(start, slice(n))
+        h, state = step(*x, state if cut is None else pick(cut, start, state))
+        outputs.append(h)
+    h = torch.cat(outputs)
+    whole = h.new_zeros(B * T, *h.shape[1:]).index_copy(0, place, h).unflatten(0, (B, T))
+    last = type(state)(*(torch.cat(parts) for parts in zip(state, *reversed(ended), strict=True)))
+    return whole, rows_of(last, order.argsort())
+
+
+def rows_of(state: State, rows: slice | Int[Tensor, "B"]) -> State:
+    """The state of some rows."""
+    return type(state)(*(x[rows] if isinstance(rows, slice) else x.index_select(0, rows) for x in state))
+
+
+def only_where_true(steps: Sequence[Tensor], reset: Bool[Tensor, "B T"]) -> list[Tensor | None]:
+    """The resets of every step, None where no row has one, as far as that can be read."""
+    if not readable(reset):
+        return list(steps)
+    return [cut if some else None for cut, some in zip(steps, reset.any(0).tolist(), strict=False)]
 
 
 def readable(x: Tensor) -> bool:
@@ -64,6 +101,11 @@ def readable(x: Tensor) -> bool:
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
     return type(x) is Tensor and x.device.type == "cpu"
+
+
+def clean(x: Float[Tensor, "B T ..."], within: Bool[Tensor, "B T"]) -> Tensor:
+    """0 past each row's end, by `where`: whatever stands in the padding, NaN too, is never multiplied."""
+    return torch.where(within.view(*within.shape, *[1] * (x.dim() - 2)), x, 0)
 
 
 def steps_within(lengths: Int[Tensor, "B"], steps: int) -> Bool[Tensor, "B T"]:

@@ -85,4 +85,4 @@ def lstm(
 
     B, N, P = state.h.shape
     start = lstm_start(B, N, state.c.shape[-1], P, dtype=state.h.dtype, device=state.h.device)
-    return run(step, [x_pre], state, start, lengths, reset)
+    return run(step, [x_pre], state, start, lengths, reset, whole=seen is not None)

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longshort.cells.loop import carried, detached, pick, run, steps_within
+from longshort.cells.loop import carried, clean, detached, pick, run, steps_within
 from longshort.shapes import Bool, Float, Int
 
 
@@ -111,21 +111,24 @@ def mlstm_reference(
 
     state = state._replace(m=state.m.detach())
     start = mlstm_start(*state.C.shape, dtype=state.m.dtype, device=state.m.device)
-    return run(step, [q, k, v, i_pre, f_pre], state, start, lengths, reset)
+    return run(step, [q, k, v, i_pre, f_pre], state, start, lengths, reset, whole=seen is not None)
 
 
 # ---- what the other two forms share ---------------------------------------------------------------------------------
 
 
-def fold_into_gates(i_pre, f_pre, lengths, reset) -> tuple[Float[Tensor, "B T N"], Float[Tensor, "B T N"]]:
-    """The input gate and log f with lengths and resets in them: past the end i = 0 and f = 1; at a reset f = 0."""
+def fold_into_gates(q, k, v, i_pre, f_pre, lengths, reset) -> tuple[Tensor, ...]:
+    """q, k, v, i_pre and log f with lengths and resets in them: past the end i = 0 and f = 1; at a reset f = 0."""
+    if lengths is not None:
+        within = steps_within(lengths, i_pre.shape[1])
+        q, k, v, f_pre = (clean(x, within) for x in (q, k, v, f_pre))
+        i_pre = i_pre.masked_fill(~within[..., None], -torch.inf)
     log_f = F.logsigmoid(f_pre)
     if reset is not None:
         log_f = log_f.masked_fill(reset[..., None], -torch.inf)
     if lengths is not None:
-        ended = ~steps_within(lengths, i_pre.shape[1])[..., None]
-        i_pre, log_f = i_pre.masked_fill(ended, -torch.inf), log_f.masked_fill(ended, 0)
-    return i_pre, log_f
+        log_f = log_f.masked_fill(~within[..., None], 0)
+    return q, k, v, i_pre, log_f
 
 
 def segment_sums(log_f: Float[Tensor, "... L"]) -> Float[Tensor, "... L L"]:
@@ -146,7 +149,8 @@ def mlstm_parallel(
     q, k, v, i_pre, f_pre, state: MLSTMState, *, chunk_size: int = 64, eps: float = 0.0, lengths=None, reset=None
 ) -> tuple[Float[Tensor, "B T N V"], MLSTMState]:
     """The same as `mlstm_reference`, from T x T matrices: appendix A.3, equations (71)-(86), with a start state."""
-    i_gate, log_f = (gate.transpose(1, 2) for gate in fold_into_gates(i_pre, f_pre, lengths, reset))  # (B, N, T)
+    q, k, v, i_gate, log_f = fold_into_gates(q, k, v, i_pre, f_pre, lengths, reset)
+    i_gate, log_f = i_gate.transpose(1, 2), log_f.transpose(1, 2)  # (B, N, T)
     q, k, v = (each.transpose(1, 2) for each in (q * q.shape[-1] ** -0.5, k, v))  # (B, N, T, ·)
     D = segment_sums(log_f) + i_gate[..., None, :]
     from_start = log_f.cumsum(-1) + state.m.detach()[..., None]
@@ -369,6 +373,6 @@ def mlstm_chunkwise(
     """The same as `mlstm_reference`, a chunk at a time: matrix products inside, a scan of C between."""
     T = q.shape[1]
     L = min(chunk_size, T)
-    i_gate, log_f = fold_into_gates(i_pre, f_pre, lengths, reset)
+    q, k, v, i_gate, log_f = fold_into_gates(q, k, v, i_pre, f_pre, lengths, reset)
     h, *last = Chunkwise.apply(L, eps, q, k, v, i_gate, log_f, *state)  # type: ignore[misc]
     return h, keep_unread(state, MLSTMState(*last), lengths)

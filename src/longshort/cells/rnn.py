@@ -55,4 +55,4 @@ def rnn(
         return h, RNNState(h)
 
     start = rnn_start(*state.h.shape, dtype=state.h.dtype, device=state.h.device)
-    return run(step, [x_pre], state, start, lengths, reset)
+    return run(step, [x_pre], state, start, lengths, reset, whole=seen is not None)

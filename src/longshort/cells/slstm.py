@@ -91,4 +91,4 @@ def slstm(
     # A carried state that holds nothing (n = 0) counts as empty, element by element: rows never see one another.
     state = state._replace(m=state.m.detach().masked_fill(state.n == 0, -torch.inf))
     start = slstm_start(*state.h.shape, dtype=state.h.dtype, device=state.h.device)
-    return run(step, [x_pre], state, start, lengths, reset)
+    return run(step, [x_pre], state, start, lengths, reset, whole=seen is not None)

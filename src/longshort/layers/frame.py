@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from longshort.cells.loop import steps_within
+from longshort.cells.loop import clean, steps_within
 from longshort.functional import check_lengths
-from longshort.operators import clean
 from longshort.shapes import Bool, Float, Int
 
 

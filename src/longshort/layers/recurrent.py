@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longshort.cells.loop import run, steps_within
+from longshort.cells.loop import run
 from longshort.functional import WATCHERS, Call
 from longshort.layers.frame import Layer, Part, whole_number
-from longshort.operators import clean
 from longshort.shapes import Float
 
 
@@ -125,7 +124,6 @@ class Recurrent(Layer):
     def run(self, w: dict[str, Any], x, state, lengths, reset):
         x_pre = F.linear(x, w["weight_ih"], w.get("bias")).unflatten(-1, (self.gates, self.hidden_size))
         cell: Cell = w["cell"]
-        x_pre = x_pre if lengths is None else clean(x_pre, steps_within(lengths, x.shape[1]))
         start = cell.start(x_pre.new_zeros(x.shape[0], self.hidden_size))
         state = start if state is None else state
         if 0 in x.shape[:2]:
@@ -140,10 +138,10 @@ class Recurrent(Layer):
                 seen.append(with_one_head({"x_pre": x_pre, **cell._shown, **after._asdict(), "h": h}))
             return h, after
 
-        y, last = run(step, [x_pre], state, start, lengths, reset)
+        y, last = run(step, [x_pre], state, start, lengths, reset, whole=seen is not None)
         for calls in WATCHERS:
             calls.append(Call(type(cell).__name__, with_one_head(state._asdict()), x.shape[1], lengths, seen or []))
-        return y if lengths is None else clean(y, steps_within(lengths, x.shape[1])), last
+        return y, last
 
 
 def check_step(cell: Cell, h: Any, after: Any, x_pre: Float[Tensor, "B G H"]) -> None:
