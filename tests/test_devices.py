@@ -4,19 +4,17 @@ import pytest
 import torch
 from problems import CASES, TOLERANCE, assert_same, everything, problem
 
+from longshort.checking import devices_here, full_float32
 from longshort.config import xLSTMConfig
 from longshort.model import xLSTMLM
 
-DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+DEVICES = devices_here()
 
 
 @pytest.fixture(autouse=True)
-def full_float32():
-    """No TensorFloat32: it keeps 10 bits, and float32's tolerance is meant here."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
-    yield
-    torch.backends.cuda.matmul.allow_tf32 = before
+def float32_in_full():
+    with full_float32():
+        yield
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -28,8 +26,7 @@ def test_device_gives_the_reference_s_answer(case, T, dtype, device):
     tolerance = TOLERANCE[dtype] if dtype != torch.float64 else 1e-11
     if case == "slstm-exp" and T > 1:
         p = p._replace(inputs={"x_pre": p.inputs["x_pre"] * 0.1})  # else the content e^m leaves float32's range
-    kernel = {"kernel": "reference"} if p.door == "mlstm" else {}
-    want = everything(p.to(torch.float64), **kernel)
+    want = everything(p.to(torch.float64), kernel="reference")
     got = {name: x.cpu() for name, x in everything(p.to(device)).items()}
     assert_same(got, want, tolerance)
 

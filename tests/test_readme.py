@@ -18,6 +18,12 @@ def test_python_in_the_readme_runs(tmp_path):
         subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, check=True)
 
 
+def test_python_in_the_page_for_nn_lstm_runs_from_top_to_bottom(tmp_path):
+    snippets = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "from-nn-lstm.md").read_text(), re.M | re.S)
+    assert len(snippets) >= 10
+    subprocess.run([sys.executable, "-W", "error", "-c", "\n".join(snippets)], cwd=tmp_path, check=True)
+
+
 def test_commands_in_the_readme_parse():
     commands = re.findall(r"^longshort (.*?)(?:\s+#.*)?$", README, re.M)
     assert len(commands) >= 7

@@ -24,6 +24,10 @@ class Hidden(Tensor):
     def h(self) -> Tensor:
         return self.as_subclass(Tensor)
 
+    def detach(self) -> "Hidden":
+        """The same state, cut from the graph that computed it."""
+        return super().detach().as_subclass(Hidden)
+
 
 torch.serialization.add_safe_globals([Hidden])
 
