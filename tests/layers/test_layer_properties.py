@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layers.kinds import KINDS, build, by_hand, each, everything, meaning, numbers, reached
+from layers.kinds import KINDS, build, by_hand, each, everything, meaning, reached
 from problems import TOLERANCE, assert_same
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence

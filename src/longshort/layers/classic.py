@@ -1,5 +1,6 @@
 """`RNN`, `LSTM` and `GRU`: torch.nn's, with the same names and weights, and lengths, resets, steps, any derivative."""
 
+from copy import deepcopy
 from typing import Any, ClassVar
 
 import torch
@@ -27,6 +28,9 @@ class Hidden(Tensor):
     def detach(self) -> "Hidden":
         """The same state, cut from the graph that computed it."""
         return super().detach().as_subclass(Hidden)
+
+    def __deepcopy__(self, memo: dict) -> "Hidden":
+        return deepcopy(self.h, memo).as_subclass(Hidden)
 
 
 torch.serialization.add_safe_globals([Hidden])
