@@ -5,14 +5,13 @@ nothing is unrolled. An exported program that holds them loads once this module 
 """
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from longshort.cells.gru import GRUState
-from longshort.cells.loop import readable
+from longshort.cells.loop import readable, without_autocast
 from longshort.cells.lstm import LSTMState
 from longshort.cells.mlstm import MLSTMState
 from longshort.cells.rnn import RNNState
@@ -67,11 +66,6 @@ def check_within(lengths: Int[Tensor, "B"] | None, T: int) -> None:
 def output_shape(cell: str, state) -> tuple[int, int]:
     """(N, width) of an output."""
     return (state.C.shape[1], state.C.shape[-1]) if cell == "mlstm" else state.h.shape[1:]
-
-
-def without_autocast(device: str) -> AbstractContextManager:
-    """No autocast inside, on the devices that know it."""
-    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 # ---- the same as one operator ----------------------------------------------------------------------------------------

@@ -32,6 +32,15 @@ def test_mlstm_reads_back_what_it_stored():
     torch.testing.assert_close(h, v, rtol=0, atol=1e-12)
 
 
+def test_backward_may_be_called_where_autocast_is_on():
+    q, k, v = (x.requires_grad_() for x in torch.randn(3, 2, 9, 1, 4))
+    gates = torch.zeros(2, 9, 1)
+    want = torch.autograd.grad(mlstm(q, k, v, gates, gates)[0].sum(), (q, k, v))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = torch.autograd.grad(mlstm(q, k, v, gates, gates)[0].sum(), (q, k, v))
+    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
+
+
 def test_segment_sums_do_not_cancel():
     log_f = torch.tensor([-1e6, -1e-6, -torch.inf, -2e-6, -3e-6])
     sums = segment_sums(log_f)

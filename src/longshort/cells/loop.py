@@ -1,6 +1,7 @@
 """The loop over time that every reference shares, with lengths and resets. Not a fast path: it defines the answer."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TypeVar
 
 import torch
@@ -123,3 +124,8 @@ def recurrence(R: Float[Tensor, "G N H P"]) -> Callable[[Float[Tensor, "B N P"]]
     G, N, H, P = R.shape
     weight = R.permute(1, 3, 0, 2).reshape(N, P, G * H)  # all gates of a head in one product
     return lambda h: torch.bmm(h.transpose(0, 1), weight).view(N, -1, G, H).permute(1, 2, 0, 3)
+
+
+def without_autocast(device: str) -> AbstractContextManager:
+    """No autocast inside, on the devices that know it."""
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from longshort.cells.loop import carried, clean, detached, pick, run, steps_within
+from longshort.cells.loop import carried, clean, detached, pick, run, steps_within, without_autocast
 from longshort.shapes import Bool, Float, Int
 
 
@@ -279,12 +279,13 @@ class Chunkwise(torch.autograd.Function):
     def backward(ctx, dh, dC, dn, _):  # type: ignore[override]
         saved = ctx.saved_tensors  # once: activation checkpointing allows no second look
         inputs, saved = saved[:8], saved[8:]
-        if torch.is_grad_enabled():  # create_graph: somebody will differentiate this backward
-            return None, None, *differentiable_backward(inputs, ctx.L, ctx.eps, dh, dC, dn), None
-        each = len(Chunks._fields)
-        groups = [Chunks(*saved[at : at + each]) for at in range(0, len(saved), each)]
-        parts = zip(groups, *(x.split(ctx.rows) for x in (dh, dC, dn)), strict=True)
-        *grads, dC0, dn0 = zip(*(chunkwise_backward(*part) for part in parts), strict=True)
+        with without_autocast(dh.device.type):  # `backward()` may be called where autocast is on
+            if torch.is_grad_enabled():  # create_graph: somebody will differentiate this backward
+                return None, None, *differentiable_backward(inputs, ctx.L, ctx.eps, dh, dC, dn), None
+            each = len(Chunks._fields)
+            groups = [Chunks(*saved[at : at + each]) for at in range(0, len(saved), each)]
+            parts = zip(groups, *(x.split(ctx.rows) for x in (dh, dC, dn)), strict=True)
+            *grads, dC0, dn0 = zip(*(chunkwise_backward(*part) for part in parts), strict=True)
         return None, None, *(gather(x, dh.shape[1]) for x in grads), torch.cat(dC0), torch.cat(dn0), None
 
 
