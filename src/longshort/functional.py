@@ -364,21 +364,28 @@ def expect(name: str, x: Tensor, shape: tuple[int, ...], meaning: str) -> None:
 
 
 def one_of(name: str, value: str | None, allowed) -> None:
-    if value not in allowed:
+    if value not in list(allowed):
         raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}")
 
 
 def check_lengths(lengths, B: int, T: int, device: torch.device) -> Int[Tensor, "B"] | None:
     if lengths is None:
         return None
-    lengths = torch.as_tensor(lengths)
+    given = lengths
+    try:
+        lengths = torch.as_tensor(lengths)
+    except (TypeError, ValueError, RuntimeError):
+        raise ValueError(
+            f"lengths must be {B} whole numbers, one a row, got {type(given).__name__} {given!r}"
+        ) from None
     lengths = lengths if lengths.numel() else lengths.long()
-    if lengths.shape != (B,) or lengths.is_floating_point() or lengths.dtype == torch.bool:
+    whole = not (lengths.is_floating_point() or lengths.is_complex() or lengths.dtype == torch.bool)
+    if lengths.shape != (B,) or not whole:
         raise ValueError(
             f"lengths must be {B} whole numbers, one a row, got shape {tuple(lengths.shape)} of {lengths.dtype}"
         )
     check_within(lengths, T)
-    return lengths.to(device)
+    return lengths.to(device, torch.long)
 
 
 def check_reset(reset, B: int, T: int) -> Bool[Tensor, "B T"] | None:

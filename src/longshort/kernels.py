@@ -62,7 +62,7 @@ KERNELS: dict[str, dict[str, Kernel]] = {  # fastest first; the last one takes a
 
 
 def check_name(cell: str, kernel: str) -> None:
-    if kernel != "auto" and kernel not in KERNELS[cell]:
+    if kernel != "auto" and kernel not in list(KERNELS[cell]):
         raise ValueError(f"{cell} has no kernel {kernel!r}; it has {', '.join(KERNELS[cell])}, and auto")
 
 

@@ -153,7 +153,7 @@ class NoNewState(own.MinLSTM):
         (NoGates, r"NoGates.gates must be a whole number of at least 1, got None"),
         (NoState, "NoState.State must be a NamedTuple with a field h"),
         (WrongShape, r"WrongShape.step must return h of shape \(B, hidden_size\) = \(3, 4\), got \(3, 1\)"),
-        (NoNewState, r"NoNewState.step must return \(h, NoNewState.State\(...\)\), got a NoneType"),
+        (NoNewState, r"NoNewState.step must return \(h, NoNewState.State\(...\)\), got Tensor, NoneType"),
     ],
 )
 def test_a_cell_that_is_none_says_what_is_wrong(cell, message):

@@ -141,6 +141,7 @@ class RNN(PlainState):
     torch_type = nn.RNN
     gates = 1
     state_type = RNNState
+    defaults: ClassVar = {"nonlinearity": "tanh"}
     nonlinearity: str
 
     def __init__(
@@ -198,6 +199,7 @@ class LSTM(TorchLayer):
     torch_type = nn.LSTM
     state_type = LSTMState
     projects = True
+    defaults: ClassVar = {"forget": "learned"}
     forget: str
 
     def __init__(

@@ -1,6 +1,6 @@
 """`sLSTM` and `mLSTM`: the cells of xLSTM (Beck et al. 2024, arXiv 2405.04517) as layers called like torch.nn.LSTM."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -28,6 +28,7 @@ class sLSTM(Layer):
     """
 
     state_type = SLSTMState
+    defaults: ClassVar = {"forget": "sigmoid"}
     forget: str
 
     def __init__(
@@ -117,6 +118,7 @@ class mLSTM(Layer):
     """
 
     state_type = MLSTMLayerState
+    defaults: ClassVar = {"norm": None, "chunk_size": 64}
     qk_dim: int
     norm: str | None
     chunk_size: int
@@ -143,10 +145,11 @@ class mLSTM(Layer):
         check_name("mlstm", kernel)
         one_of("norm", norm, (None, "head"))
         whole_number("chunk_size", chunk_size, at_least=1)
+        whole_number("hidden_size", hidden_size, at_least=1)
         qk_dim = hidden_size if qk_dim is None else qk_dim
         whole_number("qk_dim", qk_dim, at_least=1)
         whole_number("num_heads", num_heads, at_least=1)
-        if qk_dim % num_heads:
+        if qk_dim % num_heads and qk_dim != hidden_size:
             raise ValueError(f"qk_dim={qk_dim} does not split over num_heads={num_heads}")
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype,
@@ -179,6 +182,9 @@ class mLSTM(Layer):
                 nn.init.normal_(i, std=0.1)
                 with torch.no_grad():
                     f.copy_(torch.linspace(3, 6, self.num_heads))
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (f", qk_dim={self.qk_dim}" if self.qk_dim != self.hidden_size else "")
 
     def state_shapes(self) -> tuple[tuple[int, ...], ...]:
         N, K, V = self.num_heads, self.qk_dim // self.num_heads, self.hidden_size // self.num_heads

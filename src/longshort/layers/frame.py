@@ -41,6 +41,8 @@ class Layer(nn.Module):
     """The NamedTuple of its state."""
     projects: ClassVar[bool] = False
     """Whether proj_size is for it."""
+    defaults: ClassVar[dict[str, Any]] = {}
+    """The options of its own, as they usually are."""
     kernel: str
 
     def __init__(
@@ -62,33 +64,16 @@ class Layer(nn.Module):
         super().__init__()
         for name, value in options.items():  # a subclass's own: its shapes may depend on them
             setattr(self, name, value)
-        sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers, "num_heads": num_heads}
-        for name, value in sizes.items():
-            whole_number(name, value, at_least=1)
-        whole_number("proj_size", proj_size, at_least=0)
-        for name, value in {"bias": bias, "batch_first": batch_first, "bidirectional": bidirectional}.items():
-            if not isinstance(value, bool):
-                raise ValueError(f"{name} must be True or False, got {value!r}")
-        if isinstance(dropout, bool) or not isinstance(dropout, int | float) or not 0 <= dropout <= 1:
-            raise ValueError(f"dropout must be a probability, a number between 0 and 1, got {dropout!r}")
-        if proj_size and not self.projects:
-            raise ValueError(f"proj_size={proj_size}: only LSTM projects its output; {type(self).__name__} takes 0")
-        if proj_size >= hidden_size:
-            raise ValueError(f"proj_size={proj_size} must be smaller than hidden_size={hidden_size}")
-        for name, value in {"hidden_size": hidden_size, "proj_size": proj_size}.items():
-            if value % num_heads:
-                raise ValueError(f"{name}={value} does not split over num_heads={num_heads}")
-        if dtype is not None and not dtype.is_floating_point:
-            raise ValueError(f"dtype must be a floating-point type, got {dtype}")
+        self.input_size, self.hidden_size, self.num_layers, self.bias = input_size, hidden_size, num_layers, bias
+        self.batch_first, self.dropout, self.bidirectional = batch_first, dropout, bidirectional
+        self.proj_size, self.num_heads = proj_size, num_heads
+        self.check_options(dtype)
         if dropout and num_layers == 1:
             warnings.warn(
                 f"dropout={dropout} acts between layers and there is one (num_layers=1): it will do nothing",
                 UserWarning,
                 stacklevel=3,
             )
-        self.input_size, self.hidden_size, self.num_layers, self.bias = input_size, hidden_size, num_layers, bias
-        self.batch_first, self.dropout, self.bidirectional = batch_first, float(dropout), bidirectional
-        self.proj_size, self.num_heads = proj_size, num_heads
         self.add_weights(device, dtype)
         self.reset_parameters()
 
@@ -147,10 +132,12 @@ class Layer(nn.Module):
         """Nothing to do: weights need no particular place in memory. Here so that code for `nn.LSTM` runs."""
 
     def extra_repr(self) -> str:
-        shown = [f"{self.input_size}, {self.hidden_size}"]
         defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
-        defaults |= {"proj_size": 0, "num_heads": 1}
-        return ", ".join(shown + [f"{k}={getattr(self, k)}" for k, v in defaults.items() if getattr(self, k) != v])
+        defaults |= {"proj_size": 0, "num_heads": 1} | self.defaults
+        changed = [
+            f"{name}={getattr(self, name)!r}" for name, usual in defaults.items() if getattr(self, name) != usual
+        ]
+        return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed])
 
     # ---- calls ----
 
@@ -211,7 +198,13 @@ class Layer(nn.Module):
             got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"step takes one frame, (B, {self.input_size}) or ({self.input_size},), got {got}")
         time = x.dim() - 1 if self.batch_first else 0
-        cut = None if reset is None else torch.as_tensor(reset).unsqueeze(time)
+        cut = torch.as_tensor(reset) if isinstance(reset, bool | list | tuple) else reset
+        if cut is not None:
+            if not (isinstance(cut, Tensor) and cut.shape == x.shape[:-1] and cut.dtype == torch.bool):
+                got = f"{tuple(cut.shape)} of {cut.dtype}" if isinstance(cut, Tensor) else repr(reset)
+                want = f"({x.shape[0]},), one a row" if x.dim() == 2 else "one value"
+                raise ValueError(f"reset of a step must be bool, {want}, got {got}")
+            cut = cut.unsqueeze(time)
         y, state = self(x.unsqueeze(time), state, reset=cut)
         return y.squeeze(time), state
 
@@ -219,9 +212,12 @@ class Layer(nn.Module):
         """The same for a `PackedSequence`: its rows stand longest first, the state's as they were given."""
         if lengths is not None:
             raise ValueError("a PackedSequence holds its own lengths: leave `lengths` out")
-        alike = isinstance(reset, PackedSequence) and torch.equal(reset.batch_sizes, x.batch_sizes)
-        if reset is not None and not alike:
-            raise ValueError("with a PackedSequence, reset must be a PackedSequence of the same lengths")
+        if x.data.dim() != 2:
+            raise ValueError(f"a PackedSequence's data is (steps, input_size), got {tuple(x.data.shape)}")
+        if reset is not None and not packed_alike(reset, x):
+            raise ValueError(
+                "with a PackedSequence, reset must be one too, packed with the same lengths in the same order"
+            )
         padded, lengths = pad_packed_sequence(PackedSequence(x.data, x.batch_sizes), batch_first=True)
         self.check_input(padded)
         if reset is not None:
@@ -262,6 +258,27 @@ class Layer(nn.Module):
         return x, self.state_type(*(torch.stack(field) for field in zip(*states, strict=True)))
 
     # ---- checks ----
+
+    def check_options(self, dtype) -> None:
+        """What the constructor was given is what it should be."""
+        for name in ("input_size", "hidden_size", "num_layers", "num_heads"):
+            whole_number(name, getattr(self, name), at_least=1)
+        whole_number("proj_size", self.proj_size, at_least=0)
+        for name in ("bias", "batch_first", "bidirectional"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        if isinstance(self.dropout, bool) or not isinstance(self.dropout, int | float) or not 0 <= self.dropout <= 1:
+            raise ValueError(f"dropout must be a probability, a number between 0 and 1, got {self.dropout!r}")
+        if self.proj_size and not self.projects:
+            kind = type(self).__name__
+            raise ValueError(f"proj_size={self.proj_size}: only LSTM projects its output; {kind} takes 0")
+        if self.proj_size >= self.hidden_size:
+            raise ValueError(f"proj_size={self.proj_size} must be smaller than hidden_size={self.hidden_size}")
+        for name in ("hidden_size", "proj_size"):
+            if getattr(self, name) % self.num_heads:
+                raise ValueError(f"{name}={getattr(self, name)} does not split over num_heads={self.num_heads}")
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+            raise ValueError(f"dtype must be a floating-point torch.dtype, got {dtype!r}")
 
     def check_input(self, x: Tensor) -> None:
         name = type(self).__name__
@@ -339,3 +356,12 @@ def last_of(y: Float[Tensor, "B T D"], before: Float[Tensor, "B D"], lengths: In
         return torch.cat([before[:, None], y[:, -1:].to(before.dtype)], 1)[:, -1]
     y = torch.cat([before[:, None], y.to(before.dtype)], 1)  # step t at t + 1
     return torch.take_along_dim(y, lengths.view(-1, 1, 1), 1).squeeze(1)
+
+
+def packed_alike(a: Any, b: PackedSequence) -> bool:
+    """Whether `a` is packed too, with the same lengths and the rows in the same order."""
+    if not isinstance(a, PackedSequence) or not torch.equal(a.batch_sizes, b.batch_sizes):
+        return False
+    unsorted = torch.arange(int(b.batch_sizes[0]))
+    one, other = (unsorted if x.sorted_indices is None else x.sorted_indices.cpu() for x in (a, b))
+    return torch.equal(one, other)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longshort.cells.loop import run
+from longshort.cells.loop import detached, run
 from longshort.functional import WATCHERS, Call
 from longshort.layers.frame import Layer, Part, whole_number
 from longshort.shapes import Float
@@ -24,6 +24,11 @@ class Cell(nn.Module):
     gates: int
     State: Any
     _shown: dict[str, Tensor]
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        if hasattr(cls.__dict__.get("State"), "_fields") and not hasattr(cls.State, "detach"):
+            cls.State.detach = detached  # as every state has it
 
     def __init__(self):
         super().__init__()
@@ -50,7 +55,8 @@ class Recurrent(Layer):
     (`cell_l0`, `cell_l0_reverse`, ...), and maps the input to its gates with `weight_ih_l0` (gates * hidden, input) and
     `bias_l0`. The state is the cell's own `State` with a leading axis num_layers * directions.
 
-    It runs the cell's `step` in a Python loop, so torch.compile unrolls it: each new length compiles anew.
+    It runs the cell's `step` in a Python loop, so torch.compile unrolls it: each new length compiles anew. It computes
+    in the weights' dtype: in 16 bits the state is kept in 16 bits too.
 
     >>> from typing import NamedTuple
     >>> class Leaky(Cell):
@@ -87,6 +93,9 @@ class Recurrent(Layer):
 
     def add_weights(self, device, dtype) -> None:
         with torch.device(device) if device is not None else nullcontext():
+            if not callable(self.cell) or isinstance(self.cell, nn.Module):
+                got = f"a {type(self.cell).__name__}" if isinstance(self.cell, nn.Module) else repr(self.cell)
+                raise ValueError(f"cell must be a class of cells, called with hidden_size, got {got}")
             cells = [self.cell(self.hidden_size) for _ in self.parts]
         kind = cells[0]
         if not isinstance(kind, Cell):
@@ -127,13 +136,12 @@ class Recurrent(Layer):
         start = cell.start(x_pre.new_zeros(x.shape[0], self.hidden_size))
         state = start if state is None else state
         if 0 in x.shape[:2]:
-            return x_pre.new_zeros(*x.shape[:2], self.hidden_size), state
+            return x_pre.new_zeros(*x.shape[:2], self.hidden_size) + 0 * x_pre.sum(), state
         seen = [] if WATCHERS else None
 
         def step(x_pre, state):
             cell._shown = {}
-            h, after = cell.step(x_pre, state)
-            check_step(cell, h, after, x_pre)
+            h, after = checked(cell, cell.step(x_pre, state), x_pre, state)
             if seen is not None:
                 seen.append(with_one_head({"x_pre": x_pre, **cell._shown, **after._asdict(), "h": h}))
             return h, after
@@ -144,14 +152,20 @@ class Recurrent(Layer):
         return y, last
 
 
-def check_step(cell: Cell, h: Any, after: Any, x_pre: Float[Tensor, "B G H"]) -> None:
-    """A step of someone's own gave what it should."""
+def checked(cell: Cell, answer: Any, x_pre: Float[Tensor, "B G H"], state: Any) -> tuple[Tensor, Any]:
+    """What a step of someone's own gave, once it is what it should be."""
     name, shape = type(cell).__name__, x_pre[:, 0].shape
-    if not isinstance(after, cell.State):
-        raise ValueError(f"{name}.step must return (h, {name}.State(...)), got a {type(after).__name__} as the state")
+    if not (isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], cell.State)):
+        parts = ", ".join(type(x).__name__ for x in answer) if type(answer) is tuple else type(answer).__name__
+        raise ValueError(f"{name}.step must return (h, {name}.State(...)), got {parts}")
+    h, after = answer
     if not isinstance(h, Tensor) or h.shape != shape:
         got = tuple(h.shape) if isinstance(h, Tensor) else type(h).__name__
         raise ValueError(f"{name}.step must return h of shape (B, hidden_size) = {tuple(shape)}, got {got}")
+    for field, new, old in zip(state._fields, after, state, strict=True):
+        if new.shape != old.shape:
+            raise ValueError(f"{name}.step gave state.{field} of shape {tuple(new.shape)}; it was {tuple(old.shape)}")
+    return h, after
 
 
 def with_one_head(quantities: dict[str, Tensor]) -> dict[str, Tensor]:
