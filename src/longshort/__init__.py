@@ -54,7 +54,8 @@ __all__ = ["GRU", "LSTM", "RNN", "Cell", "CheckpointError", "Recurrent", "TrainC
            "trace", "train", "xLSTM", "xLSTMConfig", "xLSTMLM"]  # fmt: skip
 
 if "torch" in sys.modules:  # so that exported programs with our operators load after `import torch, longshort`
-    import longshort.operators  # noqa: F401
+    import longshort.blocks
+    import longshort.layers  # noqa: F401
 
 
 def __getattr__(name: str) -> Any:

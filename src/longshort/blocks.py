@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longshort.cells.loop import steps_within
+from longshort.cells.loop import carried, steps_within
 from longshort.config import suggest, xLSTMConfig
 from longshort.functional import lstm, mlstm, rnn, slstm
 from longshort.ops.conv import CausalConv
@@ -22,6 +22,7 @@ from longshort.ops.norm import HeadNorm, LayerNorm, RMSNorm, soft_cap
 from longshort.shapes import Bool, Float, Int
 
 
+@carried
 class MixerState(NamedTuple):
     """What a mixer carries: the convolution's window (None without one) and the cell's state."""
 

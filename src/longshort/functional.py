@@ -17,7 +17,7 @@ from longshort.cells.lstm import GATES, LSTMState, lstm_start
 from longshort.cells.mlstm import MLSTMState, mlstm_start
 from longshort.cells.rnn import NONLINEARITIES, RNNState, rnn_start
 from longshort.cells.slstm import FORGET, SLSTMState, slstm_start
-from longshort.kernels import KERNELS, check_name, choose
+from longshort.kernels import KERNELS, check_name, choose, under_transform
 from longshort.operators import call_operator, check_within, run_cell
 from longshort.shapes import Bool, Float, Int
 
@@ -320,7 +320,8 @@ def drive(cell: str, inputs: list[Tensor], weights: dict, state, lengths, reset,
     B, T = inputs[0].shape[:2]
     lengths, reset = check_lengths(lengths, B, T, inputs[0].device), check_reset(reset, B, T)
     check_name(cell, kernel)
-    call = call_operator if torch.compiler.is_compiling() else run_watched if WATCHERS else run_cell
+    recorded = torch.compiler.is_compiling() and not under_transform()  # a transform looks inside: no operator
+    call = call_operator if recorded else run_watched if WATCHERS else run_cell
     return call(cell, inputs, weights, state, lengths, reset, kernel, options)
 
 
@@ -368,12 +369,17 @@ def one_of(name: str, value: str | None, allowed) -> None:
         raise ValueError(f"{name}={value!r} is not one of {', '.join(map(repr, allowed))}")
 
 
+def whole_numbers(lengths) -> Tensor:
+    """`lengths` as a tensor; a list's numbers on the CPU. (`as_tensor` would compile anew for each.)"""
+    return lengths if isinstance(lengths, Tensor) else torch.tensor(lengths, device="cpu")
+
+
 def check_lengths(lengths, B: int, T: int, device: torch.device) -> Int[Tensor, "B"] | None:
     if lengths is None:
         return None
     given = lengths
     try:
-        lengths = torch.as_tensor(lengths)
+        lengths = whole_numbers(lengths)
     except (TypeError, ValueError, RuntimeError):
         raise ValueError(
             f"lengths must be {B} whole numbers, one a row, got {type(given).__name__} {given!r}"

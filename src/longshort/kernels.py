@@ -1,5 +1,6 @@
 """Which implementation of a cell runs: a table and one function. The only dispatch there is; it computes nothing."""
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
@@ -77,4 +78,6 @@ def choose(cell: str, x: Float[Tensor, "B T ..."], kernel: str = "auto") -> Call
         )
     elif reason := table[kernel].why_not(x):
         raise ValueError(f"{cell} cannot use kernel={kernel!r} here: {reason}. Try kernel='auto'.")
-    return getattr(import_module(table[kernel].module), table[kernel].function)
+    at = table[kernel]
+    # A module that is there already is looked up: torch.compile cannot trace an import.
+    return getattr(sys.modules.get(at.module) or import_module(at.module), at.function)

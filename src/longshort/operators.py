@@ -76,7 +76,8 @@ def call_operator(cell: str, inputs: Sequence[Tensor], weights: dict, state, len
     h, *last = getattr(torch.ops.longshort, cell)(
         *inputs, *weights.values(), *state, lengths, reset, *options.values(), kernel
     )
-    return h, type(state)(*last)
+    last = type(state)(*last)
+    return h, last._replace(m=last.m.detach()) if hasattr(last, "m") else last  # m carries no gradient
 
 
 class Operator:
@@ -122,6 +123,8 @@ class Operator:
         return run_cell(self.cell, inputs, weights, start, lengths, reset, next(args), options)
 
     def forward(self, *args):
+        if torch.autograd.forward_ad._current_level >= 0:  # torch would leave the tangents out without a word
+            raise RuntimeError(f"longshort::{self.cell}, as compiled and exported, has no forward-mode derivative")
         h, last = self.call(args)
         if not h.numel():  # nothing ran: an operator's answers are never its arguments
             last = [x.clone() for x in last]

@@ -116,8 +116,10 @@ class PlainState(TorchLayer):
 
     def hand_out(self, state) -> Any:
         """h_n, with `.h` wherever a subclass of Tensor can stand: not in an exported program, nor in a transform."""
-        if exporting() or under_transform():
-            return state.h
+        if type(state.h) is not Tensor or exporting() or under_transform():
+            h_n = state.h.view_as(state.h)
+            h_n.h = state.h  # type: ignore[attr-defined]
+            return h_n
         return state.h.as_subclass(Hidden)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from longshort.cells.loop import clean, steps_within
-from longshort.functional import check_lengths
+from longshort.functional import check_lengths, whole_numbers
 from longshort.shapes import Bool, Float, Int
 
 
@@ -175,7 +175,7 @@ class Layer(nn.Module):
         batched = x.dim() == 3
         if not batched:
             x, reset = x[None], None if reset is None else reset[None]
-            lengths = None if lengths is None else torch.as_tensor(lengths).reshape(-1)
+            lengths = None if lengths is None else whole_numbers(lengths).reshape(-1)
         elif not self.batch_first:
             x, reset = x.transpose(0, 1), None if reset is None else reset.transpose(0, 1)
         lengths = check_lengths(lengths, x.shape[0], x.shape[1], x.device)
@@ -198,7 +198,7 @@ class Layer(nn.Module):
             got = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
             raise ValueError(f"step takes one frame, (B, {self.input_size}) or ({self.input_size},), got {got}")
         time = x.dim() - 1 if self.batch_first else 0
-        cut = torch.as_tensor(reset) if isinstance(reset, bool | list | tuple) else reset
+        cut = torch.as_tensor(reset, device=x.device) if isinstance(reset, bool | list | tuple) else reset
         if cut is not None:
             if not (isinstance(cut, Tensor) and cut.shape == x.shape[:-1] and cut.dtype == torch.bool):
                 got = f"{tuple(cut.shape)} of {cut.dtype}" if isinstance(cut, Tensor) else repr(reset)
@@ -340,14 +340,12 @@ def backwards(x: Float[Tensor, "B T ..."], lengths: Int[Tensor, "B"] | None) -> 
         return x.flip(1)
     t = torch.arange(x.shape[1], device=x.device)
     index = torch.where(t < lengths[:, None], lengths[:, None] - 1 - t, t)
-    return torch.take_along_dim(x, index.view(*index.shape, *[1] * (x.dim() - 2)), 1)
+    return x.gather(1, index.view(*index.shape, *[1] * (x.dim() - 2)).expand_as(x))
 
 
 def cuts_backwards(reset: Bool[Tensor, "B T"], lengths: Int[Tensor, "B"] | None) -> Bool[Tensor, "B T"]:
     """The resets of the rows turned around: a cut before step t is, read backwards, a cut before step t - 1."""
-    before_next = F.pad(reset[:, 1:], (0, min(1, reset.shape[1])))
-    turned = backwards(before_next, lengths)
-    return F.pad(turned[:, 1:], (min(1, reset.shape[1]), 0))  # the first step of each row has nothing before it
+    return F.pad(backwards(reset, lengths), (1, 0))[:, :-1]  # the first step of each row has nothing before it
 
 
 def last_of(y: Float[Tensor, "B T D"], before: Float[Tensor, "B D"], lengths: Int[Tensor, "B"] | None) -> Tensor:
@@ -355,7 +353,7 @@ def last_of(y: Float[Tensor, "B T D"], before: Float[Tensor, "B D"], lengths: In
     if lengths is None:
         return torch.cat([before[:, None], y[:, -1:].to(before.dtype)], 1)[:, -1]
     y = torch.cat([before[:, None], y.to(before.dtype)], 1)  # step t at t + 1
-    return torch.take_along_dim(y, lengths.view(-1, 1, 1), 1).squeeze(1)
+    return y.gather(1, lengths.view(-1, 1, 1).expand(-1, 1, y.shape[-1])).squeeze(1)
 
 
 def packed_alike(a: Any, b: PackedSequence) -> bool:
