@@ -2,9 +2,9 @@
 
     .venv/bin/python benchmarks/cuts.py [--threads 2] [--rounds 15] [--json FILE]
 
-Every call is at the same padded shape, forward and backward, float32. Lengths are drawn evenly from T/2 to T, one row
-of full length; resets with probability 1/64 at each step of each row. The figure is the median over the rounds of the
-time with, over the time without; in brackets, the ratio of the fastest times.
+Every call is at the same padded shape, forward and backward, float32. Lengths: every row full, or drawn evenly from
+T/2 to T, one row full. Resets: with probability 1/64 or 1/8 at each step of each row. The figure is the median over
+the rounds of the time with, over the time without; in brackets, the ratio of the fastest times.
 """
 
 import argparse
@@ -24,7 +24,7 @@ LAYERS = {
     "mLSTM": lambda D: longshort.mLSTM(D, D, num_heads=4, batch_first=True),
 }
 SHAPES = [(1, 256, 64), (16, 256, 64), (64, 256, 128), (16, 2048, 64)]  # B, T, D
-AIM = {"lengths": 1.3, "reset": 1.1}
+AIM = {"all full": 1.3, "lengths": 1.3, "reset 1/64": 1.1, "reset 1/8": 1.1}
 
 
 def seconds(layer, x, **cuts) -> float:
@@ -36,12 +36,18 @@ def seconds(layer, x, **cuts) -> float:
 
 
 def measure(name: str, B: int, T: int, D: int, rounds: int) -> dict[str, tuple[float, float]]:
-    """For lengths and for reset: the median ratio to the plain call, and the ratio of the fastest."""
+    """For each kind of cut: the median ratio to the plain call, and the ratio of the fastest."""
     torch.manual_seed(0)
     layer, x = LAYERS[name](D), torch.randn(B, T, D, requires_grad=True)
     lengths = torch.randint(T // 2, T + 1, (B,))
     lengths[0] = T
-    calls = {"plain": {}, "lengths": {"lengths": lengths}, "reset": {"reset": torch.rand(B, T) < 1 / 64}}
+    calls = {
+        "plain": {},
+        "all full": {"lengths": torch.full((B,), T)},
+        "lengths": {"lengths": lengths},
+        "reset 1/64": {"reset": torch.rand(B, T) < 1 / 64},
+        "reset 1/8": {"reset": torch.rand(B, T) < 1 / 8},
+    }
     times: dict[str, list[float]] = {call: [] for call in calls}
     for once in range(rounds + 1):
         for call, cuts in calls.items():
@@ -53,7 +59,7 @@ def measure(name: str, B: int, T: int, D: int, rounds: int) -> dict[str, tuple[f
             statistics.median(a / b for a, b in zip(times[call], times["plain"], strict=True)),
             min(times[call]) / min(times["plain"]),
         )
-        for call in ("lengths", "reset")
+        for call in AIM
     }
 
 
@@ -65,7 +71,8 @@ def main() -> None:
     parser.add_argument("--json", help="write the figures to this file too")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print("| layer | B, T, D | lengths, aim 1.3 | reset, aim 1.1 |\n|---|---|---|---|")
+    print("| layer | B, T, D | " + " | ".join(f"{cut}, aim {aim}" for cut, aim in AIM.items()) + " |")
+    print("|---|---|" + "---|" * len(AIM))
     figures = []
     for name in args.layers:
         for B, T, D in SHAPES:

@@ -43,10 +43,7 @@ class MinLSTM(longshort.Cell):
     class State(NamedTuple):
         h: Tensor
 
-    def __init__(self, hidden_size: int):
-        super().__init__()  # no weights of its own: nothing recurrent in the gates
-
-    def step(self, x_pre, state):
+    def step(self, x_pre, state):  # no weights of its own: nothing recurrent in the gates
         f, i, new = x_pre.unbind(1)
         f, i = torch.sigmoid(f), torch.sigmoid(i)
         h = (f * state.h + i * new) / (f + i)

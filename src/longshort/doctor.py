@@ -11,7 +11,7 @@ from longshort import __version__
 from longshort.checking import devices_here
 from longshort.functional import KERNELS
 
-EXTRAS = {"tokenizers": "bpe", "yaml": "yaml"}
+EXTRAS = {"matplotlib": "plot", "tokenizers": "bpe", "yaml": "yaml"}
 
 
 def cpu_name() -> str:

@@ -4,6 +4,7 @@ Every door takes pre-activations (or q, k, v and gates) of shape (B, T, ...), a 
 and returns `(h, state)`: h in the input's dtype, the state in float32 or wider. Not layers: they hold no weights.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -283,32 +284,44 @@ class Call:
     """What the layer computed with its outputs: sequences (B, T, N, ...), by name."""
 
 
-WATCHERS: list[list[Call]] = []
+class Watching(threading.local):
+    """The lists that calls are told to: each thread has its own."""
+
+    def __init__(self):
+        self.lists: list[list[Call]] = []
+
+
+WATCHING = Watching()
+
+
+def watchers() -> list[list[Call]]:
+    """Who watches here and now."""
+    return [] if torch.compiler.is_compiling() else WATCHING.lists
 
 
 @contextmanager
 def watch() -> Iterator[list[Call]]:
-    """A list of every call of a door while this lasts. Each then runs the reference, and keeps all it computes."""
+    """A list of every call of a door by this thread, while this lasts. Each runs the reference and keeps its steps."""
     calls: list[Call] = []
-    WATCHERS.append(calls)
+    WATCHING.lists.append(calls)
     try:
         yield calls
     finally:
-        WATCHERS[:] = [each for each in WATCHERS if each is not calls]
+        WATCHING.lists[:] = [each for each in WATCHING.lists if each is not calls]
 
 
 def run_watched(cell: str, inputs, weights: dict, state, lengths, reset, kernel: str, options: dict):
     """`run_cell` with the reference, for whoever watches."""
     call = Call(cell, state._asdict(), inputs[0].shape[1], lengths)
     h, last = run_cell(cell, inputs, weights, state, lengths, reset, "reference", options | {"seen": call.steps})
-    for calls in WATCHERS:
+    for calls in watchers():
         calls.append(call)
     return h, last
 
 
 def note(**sequences: Float[Tensor, "B T N ..."]) -> None:
     """Tell whoever watches what a layer computed around its last call."""
-    for calls in WATCHERS:
+    for calls in watchers():
         calls[-1].around |= sequences
 
 
@@ -320,8 +333,9 @@ def drive(cell: str, inputs: list[Tensor], weights: dict, state, lengths, reset,
     B, T = inputs[0].shape[:2]
     lengths, reset = check_lengths(lengths, B, T, inputs[0].device), check_reset(reset, B, T)
     check_name(cell, kernel)
-    recorded = torch.compiler.is_compiling() and not under_transform()  # a transform looks inside: no operator
-    call = call_operator if recorded else run_watched if WATCHERS else run_cell
+    recording = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    recorded = recording and not under_transform()  # a transform looks inside: no operator
+    call = call_operator if recorded else run_watched if watchers() else run_cell
     return call(cell, inputs, weights, state, lengths, reset, kernel, options)
 
 

@@ -114,7 +114,8 @@ class Trace:
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("plotting needs matplotlib: pip install 'longshort[plot]'") from error
         shown = self.look(part, row, head)
-        names = names or [n for n in shown if not n.endswith("_pre") and n not in "qkv" and shown[n].dim() < 3]
+        hidden = ("q", "k", "v")
+        names = names or [n for n in shown if not n.endswith("_pre") and n not in hidden and shown[n].dim() < 3]
         for name in names:
             if name not in shown:
                 raise ValueError(f"there is no quantity {name!r} to plot; there are {', '.join(shown)}")
@@ -145,6 +146,8 @@ class Trace:
         if not self.parts:
             raise ValueError("nothing was traced: the module called no recurrent cell")
         chosen = self[part or next(iter(self.parts))]
+        if not chosen:
+            raise ValueError("there is nothing to show: the traced run took no step")
         B, _, N = next(iter(chosen.values())).shape[:3]
         for name, index, size in (("row", row, B), ("head", head, N)):
             if not -size <= index < size:
@@ -168,7 +171,7 @@ def trace(module: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Trace:
     """
     if isinstance(x, PackedSequence):
         raise ValueError("trace takes a padded batch and `lengths`, not a PackedSequence")
-    with watch() as calls, labels(module, calls) as names:
+    with torch.compiler.set_stance("force_eager"), watch() as calls, labels(module, calls) as names:
         result = module(x, *args, **kwargs)
     output, state = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     parts: dict[str, Part] = {}
@@ -192,14 +195,24 @@ def trace(module: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Trace:
 def labels(module: nn.Module, calls: list[Call]) -> Iterator[list[str]]:
     """The name of the innermost module that made each of `calls`, while this lasts."""
     names: list[str] = []
+    inside: list[str] = []
 
-    def leave_as(name: str):
-        def leave(*_):
-            names.extend([name] * (len(calls) - len(names)))
+    def book(name: str) -> None:
+        names.extend([name] * (len(calls) - len(names)))
 
-        return leave
+    def enter_as(name: str):
+        def enter(*_):
+            if inside:
+                book(inside[-1])  # what the parent called before this child
+            inside.append(name)
 
-    hooks = [inside.register_forward_hook(leave_as(name)) for name, inside in module.named_modules()]
+        return enter
+
+    def leave(*_):
+        book(inside.pop())
+
+    hooks = [each.register_forward_pre_hook(enter_as(name)) for name, each in module.named_modules()]
+    hooks += [each.register_forward_hook(leave) for each in module.modules()]
     try:
         yield names
     finally:
@@ -210,6 +223,10 @@ def labels(module: nn.Module, calls: list[Call]) -> Iterator[list[str]]:
 def part_of(call: Call, reverse: bool) -> Part:
     """A call's quantities, stacked over time, in the input's order."""
     steps = [step if isinstance(step, dict) else step._asdict() for step in call.steps]
+    for t, step in enumerate(steps):
+        if step.keys() != steps[0].keys():
+            odd = ", ".join(sorted(step.keys() ^ steps[0].keys()))
+            raise ValueError(f"{call.cell} shows {odd} at some steps and not at others (step {t} differs from step 0)")
     named = {name: [step[name] for step in steps] for name in (steps[0] if steps else [])}
     values = {name: torch.stack(each, 1) for name, each in named.items() if isinstance(each[0], Tensor)}
     values |= call.around

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 import longshort
+from longshort.functional import watchers
 from longshort.layers.frame import backwards
 
 T, B = 7, 3
@@ -146,9 +147,7 @@ def test_nothing_is_recorded_outside_and_hooks_are_gone_even_after_an_error():
     layer = build("mlstm")
     with pytest.raises(ValueError, match="features"):
         longshort.trace(layer, torch.zeros(1, 2, 3, dtype=torch.float64))
-    from longshort.functional import WATCHERS
-
-    assert WATCHERS == [] and not layer._forward_hooks
+    assert watchers() == [] and not layer._forward_hooks and not layer._forward_pre_hooks
 
 
 def test_a_models_parts_are_named_by_its_modules():

@@ -41,6 +41,8 @@ def run(
     what the inputs hold does not matter. Where the lengths can be read, a step takes only the rows that have not ended;
     `whole`: all rows, at every step.
     """
+    if lengths is not None and readable(lengths) and int(lengths.min()) == inputs[0].shape[1]:
+        lengths = None  # nobody ends early
     if lengths is not None and readable(lengths) and not whole and int(lengths.max()):
         return run_ragged(step, inputs, state, start, lengths, reset)
     steps = inputs[0].shape[1]

@@ -1,5 +1,6 @@
 """`RNN`, `LSTM` and `GRU`: torch.nn's, with the same names and weights, and lengths, resets, steps, any derivative."""
 
+import warnings
 from copy import deepcopy
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from longshort.cells.gru import GRUState
 from longshort.cells.lstm import GATES, LSTMState
 from longshort.cells.rnn import NONLINEARITIES, RNNState
 from longshort.functional import gru, lstm, one_of, rnn
-from longshort.kernels import check_name, under_transform
+from longshort.kernels import check_name
 from longshort.layers.frame import Layer
 from longshort.shapes import Float
 
@@ -30,7 +31,13 @@ class Hidden(Tensor):
         return super().detach().as_subclass(Hidden)
 
     def __deepcopy__(self, memo: dict) -> "Hidden":
-        return deepcopy(self.h, memo).as_subclass(Hidden)
+        if not self.is_leaf:
+            deepcopy(self.h, memo)  # raises, as for any tensor of a graph
+        copy = deepcopy(self.h.detach(), memo).as_subclass(Hidden)
+        for name, value in vars(self).items():  # nn.Parameter's mark, if it is one
+            setattr(copy, name, deepcopy(value, memo))
+        copy.requires_grad_(self.requires_grad)
+        return copy
 
 
 torch.serialization.add_safe_globals([Hidden])
@@ -53,7 +60,7 @@ class TorchLayer(Layer):
 
     def reset_parameters(self) -> None:
         """PyTorch's start: uniform within 1/sqrt(hidden_size), drawn in the same order, so the same seed agrees."""
-        bound = self.hidden_size**-0.5 if self.hidden_size else 0.0
+        bound = self.hidden_size**-0.5
         for weight in self.parameters():
             nn.init.uniform_(weight, -bound, bound)
 
@@ -81,9 +88,7 @@ class TorchLayer(Layer):
             )
         names = ("num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size", "nonlinearity")
         options = {name: getattr(layer, name) for name in names if hasattr(layer, name)}
-        weight = layer.weight_ih_l0
-        ours = cls(layer.input_size, layer.hidden_size, device=weight.device, dtype=weight.dtype, **options)
-        return copied(layer, ours)
+        return copied(layer, cls, **options)
 
     def to_torch(self):
         """The same layer of PyTorch's: options and a copy of the weights."""
@@ -96,15 +101,16 @@ class TorchLayer(Layer):
         options |= {"dropout": self.dropout, "bidirectional": self.bidirectional}
         options |= {"proj_size": self.proj_size} if self.proj_size else {}
         options |= {"nonlinearity": self.nonlinearity} if isinstance(self, RNN) else {}
-        weight = next(self.parameters())
-        return copied(
-            self,
-            self.torch_type(self.input_size, self.hidden_size, device=weight.device, dtype=weight.dtype, **options),
-        )
+        return copied(self, self.torch_type, **options)
 
 
-def copied(source: nn.Module, target):
-    """`target` with the weights and the mode of `source`."""
+def copied(source: Any, kind: Any, **options: Any) -> Any:
+    """A layer of another kind with the weights and the mode of `source`."""
+    weight = source.weight_ih_l0
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about a dropout without effect: `source` was built with it
+        target = kind(source.input_size, source.hidden_size, device="meta", dtype=weight.dtype, **options)
+    target.to_empty(device=weight.device)
     target.load_state_dict(source.state_dict())
     for name, weight in source.named_parameters():
         target.get_parameter(name).requires_grad_(weight.requires_grad)
@@ -115,8 +121,8 @@ class PlainState(TorchLayer):
     """What `RNN` and `GRU` share: their state is h alone, handed out as the tensor h_n."""
 
     def hand_out(self, state) -> Any:
-        """h_n, with `.h` wherever a subclass of Tensor can stand: not in an exported program, nor in a transform."""
-        if type(state.h) is not Tensor or exporting() or under_transform():
+        """h_n with `.h`: a `Hidden` wherever a subclass of Tensor can stand, not in an exported program or a fake."""
+        if exporting() or type(state.h) is not Tensor:
             h_n = state.h.view_as(state.h)
             h_n.h = state.h  # type: ignore[attr-defined]
             return h_n

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from longshort.cells.loop import carried, detached
 from longshort.cells.mlstm import MLSTMState
 from longshort.cells.slstm import FORGET, SLSTMState
-from longshort.functional import WATCHERS, mlstm, note, one_of, slstm
+from longshort.functional import mlstm, note, one_of, slstm, watchers
 from longshort.kernels import check_name
-from longshort.layers.frame import Layer, last_of, whole_number
+from longshort.layers.frame import Layer, does_not_split, last_of, whole_number
+from longshort.ops.norm import head_norm
 from longshort.shapes import Float
 
 
@@ -61,15 +62,18 @@ class sLSTM(Layer):
         return shapes | ({"bias": (4 * D,)} if self.bias else {})
 
     def reset_parameters(self) -> None:
-        """Weights as `nn.LSTM`'s; biases 0 but the forget gate's, from 3 to 6 over the units of a head."""
+        """Weights as `nn.LSTM`'s; biases 0, but f starts at sigmoid(3) to sigmoid(6) over the units of a head."""
         D, H = self.hidden_size, self.hidden_size // self.num_heads
         for name, weight in self.named_parameters():
             if name.startswith("weight"):
                 nn.init.uniform_(weight, -(D**-0.5), D**-0.5)
             else:
                 nn.init.zeros_(weight)
+                open_gate = torch.linspace(3, 6, H)
+                if self.forget == "exp":  # the same weight, as the logarithm that this gate takes
+                    open_gate = F.logsigmoid(open_gate)
                 with torch.no_grad():
-                    weight[D : 2 * D] = torch.linspace(3, 6, H).repeat(self.num_heads)
+                    weight[D : 2 * D] = open_gate.repeat(self.num_heads)
 
     def state_shapes(self) -> tuple[tuple[int, ...], ...]:
         return ((self.hidden_size,),) * 4
@@ -150,7 +154,7 @@ class mLSTM(Layer):
         whole_number("qk_dim", qk_dim, at_least=1)
         whole_number("num_heads", num_heads, at_least=1)
         if qk_dim % num_heads and qk_dim != hidden_size:
-            raise ValueError(f"qk_dim={qk_dim} does not split over num_heads={num_heads}")
+            raise ValueError(does_not_split("qk_dim", qk_dim, num_heads))
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype,
             num_heads=num_heads, qk_dim=qk_dim, norm=norm, chunk_size=chunk_size, kernel=kernel,
@@ -167,7 +171,7 @@ class mLSTM(Layer):
         return shapes | ({"weight_norm": (self.hidden_size,)} if self.norm else {})
 
     def reset_parameters(self) -> None:
-        """q, k, v, o as `nn.Linear`'s; the gates' weights 0, the input gate's bias near 0, the forget gate's 3 to 6."""
+        """q, k, v, o: uniform within 1/sqrt(input), biases 0. i, f: weights 0, biases near 0 and 3 to 6 over heads."""
         for name, weight in self.named_parameters():
             if name.startswith("weight_norm"):
                 nn.init.ones_(weight)
@@ -199,10 +203,10 @@ class mLSTM(Layer):
             chunk_size=self.chunk_size, lengths=lengths, reset=reset, kernel=self.kernel,
         )  # fmt: skip
         if self.norm:
-            h = F.layer_norm(h, h.shape[-1:], eps=1e-6) * w["weight_norm"].to(h.dtype).unflatten(-1, h.shape[-2:])
+            h = head_norm(h, w["weight_norm"], eps=1e-6)
         o = torch.sigmoid(o_pre)
         y = o * h.flatten(-2)
-        if WATCHERS:
+        if watchers():
             note(**{name: x.unflatten(-1, (self.num_heads, -1)) for name, x in dict(o_pre=o_pre, o=o, y=y).items()})
         before = last.C.new_zeros(y.shape[0], y.shape[-1]) if state is None else state.h.to(last.C.dtype)
         return y, MLSTMLayerState(last_of(y, before, lengths), *last)

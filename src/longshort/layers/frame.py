@@ -22,6 +22,12 @@ def whole_number(name: str, value, *, at_least: int) -> None:
         raise ValueError(f"{name} must be a whole number of at least {at_least}, got {value!r}")
 
 
+def does_not_split(name: str, width: int, num_heads: int) -> str:
+    """What is wrong, and the numbers of heads that would be right."""
+    heads = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
+    return f"{name}={width} does not split over num_heads={num_heads}; heads that divide it: {heads}"
+
+
 class Part(NamedTuple):
     """One direction of one layer."""
 
@@ -162,8 +168,8 @@ class Layer(nn.Module):
                 no gradient crosses.
 
         Returns:
-            y (..., directions * hidden_size) in x's layout and dtype, packed if x was; and the state, in float32 or
-            wider. `state.h` is the last output, (num_layers * directions, B, hidden_size).
+            y (..., directions * hidden_size) in x's layout, packed if x was, in x's dtype (under autocast in its); and
+            the state, in float32 or wider. `state.h` is the last output, (num_layers * directions, B, hidden_size).
 
         Raises:
             ValueError: a shape, dtype, length or state that does not fit.
@@ -183,7 +189,7 @@ class Layer(nn.Module):
         if not batched:
             y, last = y.squeeze(0), self.state_type(*(field.squeeze(1) for field in last))
         elif not self.batch_first:
-            y = y.transpose(0, 1)
+            y = y.transpose(0, 1).contiguous()  # so that y.view(-1, ...) works, as it does after nn.LSTM
         return y, self.hand_out(last)
 
     def step(self, x: Tensor, state: Any = None, *, reset: Tensor | None = None) -> tuple[Tensor, Any]:
@@ -234,9 +240,8 @@ class Layer(nn.Module):
 
     def forward_batch(self, x: Float[Tensor, "B T D"], state, lengths, reset) -> tuple[Tensor, Any]:
         """All layers and directions of a batch; the state's fields have a leading axis num_layers * directions."""
-        if (
-            lengths is not None
-        ):  # NaN times a gradient of 0 is NaN: the padding is cleared before anything is multiplied
+        if lengths is not None:
+            # NaN times a gradient of 0 is NaN: the padding is cleared before anything is multiplied.
             x = clean(x, steps_within(lengths, x.shape[1]))
         states, outputs = [], []
         for at, part in enumerate(self.parts):
@@ -276,7 +281,7 @@ class Layer(nn.Module):
             raise ValueError(f"proj_size={self.proj_size} must be smaller than hidden_size={self.hidden_size}")
         for name in ("hidden_size", "proj_size"):
             if getattr(self, name) % self.num_heads:
-                raise ValueError(f"{name}={getattr(self, name)} does not split over num_heads={self.num_heads}")
+                raise ValueError(does_not_split(name, getattr(self, name), self.num_heads))
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ValueError(f"dtype must be a floating-point torch.dtype, got {dtype!r}")
 
@@ -293,8 +298,10 @@ class Layer(nn.Module):
             raise ValueError(f"x has {x.shape[-1]} features, input_size is {self.input_size}; x is {tuple(x.shape)}")
         if not x.is_floating_point():
             raise ValueError(f"x must be floating point, got {x.dtype}")
-        weight = next(self.parameters())
-        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
+        weight = self.weights_of(self.parts[0])["weight_ih"]  # replicas and shards have no parameters()
+        if x.dtype == weight.dtype:
+            return
+        if torch.float64 in (x.dtype, weight.dtype) or not torch.is_autocast_enabled(x.device.type):
             raise ValueError(f"x is {x.dtype} and the weights are {weight.dtype}: convert one, x.to({weight.dtype})")
 
     def check_state(self, state, B: int, batched: bool = True):

@@ -1,5 +1,6 @@
 """A recurrent cell of your own as a layer: write one step, and the frame of the built-in layers does the rest."""
 
+import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from longshort.cells.loop import detached, run
-from longshort.functional import WATCHERS, Call
+from longshort.functional import Call, watchers
 from longshort.layers.frame import Layer, Part, whole_number
 from longshort.shapes import Float
 
@@ -27,10 +28,14 @@ class Cell(nn.Module):
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
-        if hasattr(cls.__dict__.get("State"), "_fields") and not hasattr(cls.State, "detach"):
-            cls.State.detach = detached  # as every state has it
+        state: Any = cls.__dict__.get("State")
+        if hasattr(state, "_fields"):  # states travel, and are detached, as the built-in ones
+            if "." not in state.__qualname__ and not hasattr(sys.modules[cls.__module__], state.__qualname__):
+                state.__qualname__ = f"{cls.__qualname__}.State"  # NamedTuple("Any name", ...): where pickle finds it
+            torch.serialization.add_safe_globals([state])
+            state.detach = detached
 
-    def __init__(self):
+    def __init__(self, hidden_size: int | None = None):
         super().__init__()
         self._shown = {}
 
@@ -39,12 +44,15 @@ class Cell(nn.Module):
         return self.State(*[zeros] * len(self.State._fields))
 
     def step(self, x_pre: Float[Tensor, "B G H"], state: Any) -> tuple[Float[Tensor, "B H"], Any]:
-        """One time step: the output h, and the new state. `x_pre` is W x + b."""
+        """One time step: the output h, which is the new state's h too, and that state. `x_pre` is W x + b."""
         raise NotImplementedError
 
     def show(self, **quantities: Tensor) -> None:
         """Name quantities of this step, (B, ...), for `longshort.trace`."""
-        if WATCHERS:
+        if watchers():
+            for name in quantities:
+                if name in ("x_pre", *self.State._fields):
+                    raise ValueError(f"show({name}=...): a trace has {name} already; take another name")
             self._shown |= quantities
 
 
@@ -60,9 +68,7 @@ class Recurrent(Layer):
 
     >>> from typing import NamedTuple
     >>> class Leaky(Cell):
-    ...     gates, State = 1, NamedTuple("LeakyState", [("h", Tensor)])
-    ...     def __init__(self, hidden_size):
-    ...         super().__init__()
+    ...     gates, State = 1, NamedTuple("State", [("h", Tensor)])
     ...     def step(self, x_pre, state):
     ...         h = 0.9 * state.h + 0.1 * torch.tanh(x_pre[:, 0])
     ...         return h, self.State(h)
@@ -126,18 +132,19 @@ class Recurrent(Layer):
                 draw()
 
     def state_shapes(self) -> tuple[tuple[int, ...], ...]:
-        weight = self.get_parameter("weight_ih_l0")
+        weight: Tensor = getattr(self, "weight_ih_l0")  # noqa: B009  # not only a parameter: parametrized, pruned
         zeros = torch.zeros(1, self.hidden_size, dtype=weight.dtype, device=weight.device)
         return tuple(field.shape[1:] for field in self.weights_of(self.parts[0])["cell"].start(zeros))
 
     def run(self, w: dict[str, Any], x, state, lengths, reset):
         x_pre = F.linear(x, w["weight_ih"], w.get("bias")).unflatten(-1, (self.gates, self.hidden_size))
         cell: Cell = w["cell"]
-        start = cell.start(x_pre.new_zeros(x.shape[0], self.hidden_size))
+        zeros = x_pre.new_zeros(x.shape[0], self.hidden_size, dtype=w["weight_ih"].dtype)  # autocast rounds no state
+        start = cell.start(zeros)
         state = start if state is None else state
         if 0 in x.shape[:2]:
             return x_pre.new_zeros(*x.shape[:2], self.hidden_size) + 0 * x_pre.sum(), state
-        seen = [] if WATCHERS else None
+        seen = [] if watchers() else None
 
         def step(x_pre, state):
             cell._shown = {}
@@ -147,9 +154,10 @@ class Recurrent(Layer):
             return h, after
 
         y, last = run(step, [x_pre], state, start, lengths, reset, whole=seen is not None)
-        for calls in WATCHERS:
+        cell._shown = {}
+        for calls in watchers():
             calls.append(Call(type(cell).__name__, with_one_head(state._asdict()), x.shape[1], lengths, seen or []))
-        return y, last
+        return y.to(x_pre.dtype), last
 
 
 def checked(cell: Cell, answer: Any, x_pre: Float[Tensor, "B G H"], state: Any) -> tuple[Tensor, Any]:

@@ -32,7 +32,12 @@ class HeadNorm(LayerNorm):
     """LayerNorm over each head apart, then one weight for the whole width. (..., N, H) -> (..., N * H)"""
 
     def forward(self, x: Float[Tensor, "... N H"]) -> Float[Tensor, "... D"]:
-        return F.layer_norm(x, x.shape[-1:], eps=self.eps).flatten(-2) * self.weight.to(x.dtype)
+        return head_norm(x, self.weight, self.eps).flatten(-2)
+
+
+def head_norm(x: Float[Tensor, "... N H"], weight: Float[Tensor, "D"], eps: float) -> Float[Tensor, "... N H"]:
+    """LayerNorm over each head apart, times its part of the weight."""
+    return F.layer_norm(x, x.shape[-1:], eps=eps) * weight.to(x.dtype).unflatten(0, x.shape[-2:])
 
 
 def soft_cap(x: Tensor, cap: float | None) -> Tensor:
