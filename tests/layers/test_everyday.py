@@ -176,8 +176,8 @@ def test_mixed_widths_are_refused_under_autocast_too():
         build("LSTM")(torch.randn(5, 2, 3, dtype=torch.float64))
 
 
-def test_rows_that_are_all_full_cost_no_sorting(monkeypatch):
+def test_cuts_that_cut_nothing_move_no_rows(monkeypatch):
     from longshort.cells import loop
 
-    monkeypatch.setattr(loop, "run_ragged", lambda *_: pytest.fail("rows were sorted"))
-    build("LSTM")(torch.randn(5, 2, 3), lengths=[5, 5])
+    monkeypatch.setattr(loop, "run_pieces", lambda *_: pytest.fail("rows were moved"))
+    build("LSTM")(torch.randn(5, 2, 3), lengths=[5, 5], reset=torch.zeros(5, 2, dtype=torch.bool))

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils import _pytree
 
@@ -38,18 +39,22 @@ def run(
     """Call `step(*inputs at t, state) -> (h, state)` for every t; return all h, stacked, and the last state.
 
     `start` is the empty state, taken where `reset` is true. From step `lengths` on a row keeps its state, h is 0, and
-    what the inputs hold does not matter. Where the lengths can be read, a step takes only the rows that have not ended;
-    `whole`: all rows, at every step.
+    what the inputs hold does not matter. Where lengths and resets can be read and it pays, every piece between them is
+    a row of its own (`run_pieces`); `whole`: all rows at every step, in the order they came in.
     """
-    if lengths is not None and readable(lengths) and int(lengths.min()) == inputs[0].shape[1]:
+    B, T = inputs[0].shape[:2]
+    if lengths is not None and readable(lengths) and int(lengths.min()) == T:
         lengths = None  # nobody ends early
-    if lengths is not None and readable(lengths) and not whole and int(lengths.max()):
-        return run_ragged(step, inputs, state, start, lengths, reset)
-    steps = inputs[0].shape[1]
-    resets = [None] * steps if reset is None else only_where_true(reset.unbind(1), reset)
-    valid = [None] * steps
+    cuts = [cut for cut in (lengths, reset) if cut is not None]
+    if cuts and not whole and all(map(readable, cuts)):
+        pieces = pieces_of(B, T, lengths, reset)
+        longest = int(pieces.length[0])
+        if longest and (lengths is not None or longest <= T / 2):
+            return run_pieces(step, inputs, state, start, pieces)
+    resets = [None] * T if reset is None else only_where_true(reset)
+    valid = [None] * T
     if lengths is not None:
-        within = steps_within(lengths, steps)
+        within = steps_within(lengths, T)
         inputs, valid = [clean(x, within) for x in inputs], within.unbind(1)
     outputs = []
     for cut, keep, *x in zip(resets, valid, *(each.unbind(1) for each in inputs), strict=True):
@@ -60,31 +65,54 @@ def run(
     return h if lengths is None else clean(h, within), state
 
 
-def run_ragged(step, inputs, state: State, start: State, lengths, reset) -> tuple[Tensor, State]:
-    """`run` with the longest row first: those that have ended are left out, so they cost nothing."""
+class Pieces(NamedTuple):
+    """The stretches between resets and ends, the longest first."""
+
+    row: Int[Tensor, "P"]
+    """Of the batch."""
+    begin: Int[Tensor, "P"]
+    length: Int[Tensor, "P"]
+    fresh: Bool[Tensor, "P"]
+    """Whether it begins with a reset, and not with what the row carried in."""
+    last: Bool[Tensor, "P"]
+    """Whether its end is the row's."""
+
+
+def pieces_of(B: int, T: int, lengths: Int[Tensor, "B"] | None, reset: Bool[Tensor, "B T"] | None) -> Pieces:
+    """Cut every row at its resets; a row of no step at all is one piece of length 0."""
+    ends = torch.full((B,), T, device="cpu") if lengths is None else lengths
+    cuts = torch.zeros(B, T, dtype=torch.bool, device="cpu") if reset is None else reset & steps_within(ends, T)
+    begins = cuts.clone()
+    begins[:, 0] = True
+    row, begin = begins.nonzero(as_tuple=True)
+    last = F.pad(row.diff() != 0, (0, 1), value=True)
+    length = torch.where(last, ends[row], begin.roll(-1)) - begin
+    order = length.argsort(descending=True, stable=True)
+    return Pieces(*(x[order] for x in (row, begin, length, cuts[row, begin], last)))
+
+
+def run_pieces(step, inputs, state: State, start: State, pieces: Pieces) -> tuple[Tensor, State]:
+    """`run` with every piece between resets and ends a row of its own: those that have ended cost nothing."""
     B, T = inputs[0].shape[:2]
-    order = lengths.argsort(descending=True, stable=True)
-    within = steps_within(lengths, T)
-    t, rank = within[order].T.nonzero(as_tuple=True)
-    place = order[rank] * T + t  # of the steps that run among all B T: time by time, the longest row first
-    sizes = t.bincount().tolist()
-
-    def take(x: Tensor) -> Sequence[Tensor]:
-        return x.flatten(0, 1).index_select(0, place).split(sizes)
-
-    resets = [None] * len(sizes) if reset is None else only_where_true(take(reset), reset & within)
-    state, start = rows_of(state, order), rows_of(start, order)
+    row, begin, length, fresh, last = pieces
+    sizes = length.shape[0] - length.bincount().cumsum(0)[:-1]  # pieces that are longer than 0, 1, 2, ... steps
+    t = torch.arange(sizes.shape[0], device=row.device).repeat_interleave(sizes)
+    rank = torch.arange(t.shape[0], device=row.device) - (sizes.cumsum(0) - sizes)[t]
+    place = row[rank] * T + begin[rank] + t  # of the steps that run among all B T: step by step, the longest first
+    sizes = sizes.tolist()
+    now = pick(fresh, rows_of(start, row), rows_of(state, row))
     outputs, ended = [], []
-    for n, cut, *x in zip(sizes, resets, *(take(each) for each in inputs), strict=True):
-        if n < state[0].shape[0]:
-            ended.append(rows_of(state, slice(n, None)))
-            state, start = rows_of(state, slice(n)), rows_of(start, slice(n))
-        h, state = step(*x, state if cut is None else pick(cut, start, state))
+    for n, *x in zip(sizes, *(x.flatten(0, 1).index_select(0, place).split(sizes) for x in inputs), strict=True):
+        if n < now[0].shape[0]:
+            ended.append(rows_of(now, slice(n, None)))
+            now = rows_of(now, slice(n))
+        h, now = step(*x, now)
         outputs.append(h)
     h = torch.cat(outputs)
     whole = h.new_zeros(B * T, *h.shape[1:]).index_copy(0, place, h).unflatten(0, (B, T))
-    last = type(state)(*(torch.cat(parts) for parts in zip(state, *reversed(ended), strict=True)))
-    return whole, rows_of(last, order.argsort())
+    ends = type(state)(*(torch.cat(parts) for parts in zip(now, *reversed(ended), strict=True)))
+    of_row = last.nonzero().squeeze(1)
+    return whole, rows_of(ends, of_row[row[of_row].argsort()])
 
 
 def rows_of(state: State, rows: slice | Int[Tensor, "B"]) -> State:
@@ -92,11 +120,11 @@ def rows_of(state: State, rows: slice | Int[Tensor, "B"]) -> State:
     return type(state)(*(x[rows] if isinstance(rows, slice) else x.index_select(0, rows) for x in state))
 
 
-def only_where_true(steps: Sequence[Tensor], reset: Bool[Tensor, "B T"]) -> list[Tensor | None]:
+def only_where_true(reset: Bool[Tensor, "B T"]) -> list[Tensor | None]:
     """The resets of every step, None where no row has one, as far as that can be read."""
-    if not readable(reset):
-        return list(steps)
-    return [cut if some else None for cut, some in zip(steps, reset.any(0).tolist(), strict=False)]
+    steps = reset.unbind(1)
+    some = reset.any(0).tolist() if readable(reset) else [True] * len(steps)
+    return [cut if any_row else None for cut, any_row in zip(steps, some, strict=True)]
 
 
 def readable(x: Tensor) -> bool:

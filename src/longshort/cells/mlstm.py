@@ -112,7 +112,8 @@ def mlstm_reference(
 
     state = state._replace(m=state.m.detach())
     start = mlstm_start(*state.C.shape, dtype=state.m.dtype, device=state.m.device)
-    return run(step, [q, k, v, i_pre, f_pre], state, start, lengths, reset, whole=seen is not None)
+    # `whole`: not a matrix C for every piece at once.
+    return run(step, [q, k, v, i_pre, f_pre], state, start, lengths, reset, whole=True)
 
 
 # ---- what the other two forms share ---------------------------------------------------------------------------------
