@@ -23,6 +23,7 @@ FLOORS = [
     "training byhand lab",
     "demo",
     "cli",
+    "__main__",
 ]
 UPWARD = {("model", "checkpoints")}  # model.save(folder): people look for a method
 MODULES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]

@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Part(Mapping[str, Tensor]):
     """What one direction of one layer did: quantities by name, each (B, T, N, ...), N heads.
 
-    Time runs as in the input, for a reversed direction too. Past a row's length everything is 0.
+    Time runs as in the input, for a reversed direction too. Past a row's length everything is 0. In sLSTM and mLSTM i
+    and f are what the stabilised memory is multiplied with, the paper's i' and f'; the gates by themselves are
+    exp(i_pre) and exp(log_f).
     """
 
     cell: str
@@ -35,6 +37,11 @@ class Part(Mapping[str, Tensor]):
     start: dict[str, Tensor]
     """The state it began with: the last of the reversed direction's time axis."""
     quantities: dict[str, Tensor]
+    lengths: Tensor | None = None
+
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {tuple(value.shape)}" for name, value in self.items())
+        return f"Part({self.cell}: {shapes})"
 
     def __getitem__(self, name: str) -> Tensor:
         if name not in self.quantities:
@@ -48,7 +55,7 @@ class Part(Mapping[str, Tensor]):
         return len(self.quantities)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trace:
     """A run seen from inside: `trace["l0"]["i"]` is the input gate of layer 0 at every step, (B, T, N, H).
 
@@ -60,6 +67,9 @@ class Trace:
     state: Any
     """What it returned besides: the last state."""
     parts: dict[str, Part]
+
+    def __repr__(self) -> str:
+        return "Trace(" + "\n      ".join(f"{name}: {part}" for name, part in self.parts.items()) + ")"
 
     def __getitem__(self, part: str) -> Part:
         if part not in self.parts:
@@ -78,19 +88,29 @@ class Trace:
         }
         return json.dumps({"parts": parts, "output": plain(self.output)}, allow_nan=False, **options)
 
-    def table(self, part: str | None = None, *, row: int = 0, head: int = 0, digits: int = 4) -> str:
+    def table(
+        self,
+        part: str | None = None,
+        *,
+        names: list[str] | None = None,
+        steps: int | None = None,
+        row: int = 0,
+        head: int = 0,
+        digits: int = 4,
+    ) -> str:
         """One row of the batch and one head as text: a line for each quantity of each step, a column for each unit.
 
         Args:
             part: which; None is the first.
+            names: which quantities; None: all.
+            steps: only the first so many.
             row: of the batch.
             head: of the cell.
             digits: after the point.
         """
-        shown = self.look(part, row, head)
-        steps = next(iter(shown.values())).shape[0]
+        shown = self.look(part, row, head, names)
         lines = []
-        for t in range(steps):
+        for t in range(len(next(iter(shown.values()))[:steps])):
             for name, value in shown.items():
                 for label, numbers in lines_of(name, value[t]):
                     lines.append((str(t), label, *(f"{x:.{digits}f}" for x in numbers)))
@@ -113,16 +133,13 @@ class Trace:
             from matplotlib.figure import Figure
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("plotting needs matplotlib: pip install 'longshort[plot]'") from error
-        shown = self.look(part, row, head)
+        shown = self.look(part, row, head, names)
         hidden = ("q", "k", "v")
         names = names or [n for n in shown if not n.endswith("_pre") and n not in hidden and shown[n].dim() < 3]
-        for name in names:
-            if name not in shown:
-                raise ValueError(f"there is no quantity {name!r} to plot; there are {', '.join(shown)}")
         figure = Figure(figsize=(8, 0.6 + 1.1 * len(names)), layout="constrained")
         axes = figure.subplots(len(names), squeeze=False, sharex=True)[:, 0]
         for axis, name in zip(axes, names, strict=True):
-            value = shown[name].flatten(1).float().T
+            value = shown[name].reshape(len(shown[name]), -1).float().T
             around = bool((value < 0).any())
             size = value[value.isfinite()].abs().max().item() if value.isfinite().any() else 1.0
             image = axis.imshow(
@@ -141,10 +158,8 @@ class Trace:
         figure.suptitle(f"{label} ({self.parts[label].cell}), row {row}, head {head}")
         return figure
 
-    def look(self, part: str | None, row: int, head: int) -> dict[str, Tensor]:
-        """One row and one head of a part's quantities, (T, ...) each, off the graph."""
-        if not self.parts:
-            raise ValueError("nothing was traced: the module called no recurrent cell")
+    def look(self, part: str | None, row: int, head: int, names: list[str] | None) -> dict[str, Tensor]:
+        """One row and one head of a part's quantities, up to the row's end, (T, ...) each, off the graph."""
         chosen = self[part or next(iter(self.parts))]
         if not chosen:
             raise ValueError("there is nothing to show: the traced run took no step")
@@ -152,7 +167,13 @@ class Trace:
         for name, index, size in (("row", row, B), ("head", head, N)):
             if not -size <= index < size:
                 raise ValueError(f"{name}={index} is not there: this part has {size}")
-        return {name: value[row, :, head].detach().cpu() for name, value in chosen.items()}
+        for name in names or []:
+            if name not in chosen:
+                raise ValueError(f"there is no quantity {name!r} to show; there are {', '.join(chosen)}")
+        end = None if chosen.lengths is None else int(chosen.lengths[row])
+        if end == 0:
+            raise ValueError(f"there is nothing to show: row {row} has length 0")
+        return {name: chosen[name][row, :end, head].detach().cpu() for name in names or chosen}
 
 
 def trace(module: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Trace:
@@ -163,16 +184,24 @@ def trace(module: nn.Module, x: Tensor, *args: Any, **kwargs: Any) -> Trace:
 
     Raises:
         ValueError: for a `PackedSequence`: a trace shows rows as they were given, so pass them padded, with `lengths`.
+            And for a module in which no cell of longshort ran.
 
     >>> import longshort
     >>> seen = trace(longshort.sLSTM(3, 5, batch_first=True), torch.zeros(2, 7, 3))
     >>> sorted(seen.parts), seen["l0"]["i"].shape
     (['l0'], torch.Size([2, 7, 1, 5]))
     """
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"trace takes a layer or a model, an nn.Module, got a {type(module).__name__}")
     if isinstance(x, PackedSequence):
         raise ValueError("trace takes a padded batch and `lengths`, not a PackedSequence")
     with torch.compiler.set_stance("force_eager"), watch() as calls, labels(module, calls) as names:
         result = module(x, *args, **kwargs)
+    if not calls:
+        raise ValueError(
+            f"no recurrent cell of longshort ran in this {type(module).__name__}; "
+            "torch's own layers show nothing: longshort.LSTM.from_torch(layer) does"
+        )
     output, state = result if isinstance(result, tuple) and len(result) == 2 else (result, None)
     parts: dict[str, Part] = {}
     counts: dict[str, int] = {}
@@ -235,7 +264,7 @@ def part_of(call: Call, reverse: bool) -> Part:
         values = {name: clean(value, valid) for name, value in values.items()}
     if reverse:
         values = {name: backwards(value, call.lengths) for name, value in values.items()}
-    return Part(call.cell, call.start, values)
+    return Part(call.cell, call.start, values, call.lengths)
 
 
 def plain(x: Any) -> Any:

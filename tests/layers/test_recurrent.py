@@ -141,6 +141,15 @@ class WrongShape(own.MinLSTM):
         return x_pre[:, 0, :1], state
 
 
+class OtherOutput(own.MinLSTM):
+    def step(self, x_pre, state):
+        return 2 * state.h, state
+
+
+class NoStep(longshort.Cell):
+    gates, State = 1, own.MinLSTM.State
+
+
 class NoNewState(own.MinLSTM):
     def step(self, x_pre, state):
         return state.h, None
@@ -153,9 +162,16 @@ class NoNewState(own.MinLSTM):
         (NoGates, r"NoGates.gates must be a whole number of at least 1, got None"),
         (NoState, "NoState.State must be a NamedTuple with a field h"),
         (WrongShape, r"WrongShape.step must return h of shape \(B, hidden_size\) = \(3, 4\), got \(3, 1\)"),
+        (OtherOutput, r"OtherOutput.step must return the new state's h as its output"),
+        (nn.LSTMCell, "cell must make a cell from hidden_size alone"),
         (NoNewState, r"NoNewState.step must return \(h, NoNewState.State\(...\)\), got Tensor, NoneType"),
     ],
 )
 def test_a_cell_that_is_none_says_what_is_wrong(cell, message):
     with pytest.raises(ValueError, match=message):
         layer(cell)(torch.zeros(B, T, D, dtype=torch.float64))
+
+
+def test_a_cell_without_a_step_says_so():
+    with pytest.raises(NotImplementedError, match=r"NoStep must define step\(self, x_pre, state\)"):
+        layer(NoStep)(torch.zeros(B, T, D, dtype=torch.float64))

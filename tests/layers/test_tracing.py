@@ -231,6 +231,12 @@ def test_gates_over_time_are_one_call(tmp_path):
     assert seen.plot(["f"]).axes[0].get_ylabel() == "f"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_cell_can_be_plotted(kind):
+    pictures = [axis for axis in longshort.trace(build(kind), torch.randn(1, 5, 2).double()).plot().axes if axis.images]
+    assert pictures and all(axis.images[0].get_array().shape[1] == 5 for axis in pictures)
+
+
 def test_what_is_not_there_is_said_in_words(monkeypatch):
     seen = longshort.trace(build("lstm"), torch.zeros(B, 2, 2, dtype=torch.float64))
     with pytest.raises(KeyError, match="no part 'l1'; it has l0"):
@@ -239,10 +245,18 @@ def test_what_is_not_there_is_said_in_words(monkeypatch):
         seen["l0"]["n"]
     with pytest.raises(ValueError, match="row=3 is not there: this part has 3"):
         seen.table(row=3)
-    with pytest.raises(ValueError, match="no quantity 'n' to plot"):
+    with pytest.raises(ValueError, match="no quantity 'n' to show"):
         seen.plot(["n"])
-    with pytest.raises(ValueError, match="called no recurrent cell"):
-        longshort.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).table()
+    with pytest.raises(ValueError, match="no recurrent cell of longshort ran in this LSTM"):
+        longshort.trace(torch.nn.LSTM(2, 2), torch.zeros(1, 2))
+    with pytest.raises(ValueError, match="Module, got a method"):
+        longshort.trace(build("lstm").step, torch.zeros(1, 2))
+    cut = longshort.trace(build("lstm"), torch.zeros(B, 3, 2, dtype=torch.float64), lengths=[3, 2, 0])
+    assert len(cut.table(row=1, names=["i", "c"]).splitlines()) == 1 + 2 * 2
+    assert len(cut.table(names=["i", "c"], steps=1).splitlines()) == 1 + 2
+    with pytest.raises(ValueError, match="row 2 has length 0"):
+        cut.table(row=2)
+    assert len(repr(cut)) < 500 and "i (3, 3, 2, 2)" in repr(cut)
     packed = torch.nn.utils.rnn.pack_sequence([torch.zeros(2, 2)])
     with pytest.raises(ValueError, match="padded batch and `lengths`"):
         longshort.trace(build("lstm"), packed)

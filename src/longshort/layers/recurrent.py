@@ -40,12 +40,12 @@ class Cell(nn.Module):
         self._shown = {}
 
     def start(self, zeros: Float[Tensor, "B H"]) -> Any:
-        """The empty state."""
+        """The empty state, made from `zeros` (B, hidden_size): its shapes are what the state's fields always have."""
         return self.State(*[zeros] * len(self.State._fields))
 
     def step(self, x_pre: Float[Tensor, "B G H"], state: Any) -> tuple[Float[Tensor, "B H"], Any]:
         """One time step: the output h, which is the new state's h too, and that state. `x_pre` is W x + b."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must define step(self, x_pre, state)")
 
     def show(self, **quantities: Tensor) -> None:
         """Name quantities of this step, (B, ...), for `longshort.trace`."""
@@ -102,7 +102,11 @@ class Recurrent(Layer):
             if not callable(self.cell) or isinstance(self.cell, nn.Module):
                 got = f"a {type(self.cell).__name__}" if isinstance(self.cell, nn.Module) else repr(self.cell)
                 raise ValueError(f"cell must be a class of cells, called with hidden_size, got {got}")
-            cells = [self.cell(self.hidden_size) for _ in self.parts]
+            try:
+                cells = [self.cell(self.hidden_size) for _ in self.parts]
+            except TypeError as error:
+                told = f"cell must make a cell from hidden_size alone (functools.partial sets the rest): {error}"
+                raise ValueError(told) from error
         kind = cells[0]
         if not isinstance(kind, Cell):
             raise ValueError(f"cell must make longshort.Cell objects, got a {type(kind).__name__}")
@@ -170,6 +174,8 @@ def checked(cell: Cell, answer: Any, x_pre: Float[Tensor, "B G H"], state: Any) 
     if not isinstance(h, Tensor) or h.shape != shape:
         got = tuple(h.shape) if isinstance(h, Tensor) else type(h).__name__
         raise ValueError(f"{name}.step must return h of shape (B, hidden_size) = {tuple(shape)}, got {got}")
+    if after.h is not h:
+        raise ValueError(f"{name}.step must return the new state's h as its output: return h, {name}.State(h, ...)")
     for field, new, old in zip(state._fields, after, state, strict=True):
         if new.shape != old.shape:
             raise ValueError(f"{name}.step gave state.{field} of shape {tuple(new.shape)}; it was {tuple(old.shape)}")
