@@ -8,6 +8,7 @@ from mpmath import mp, mpf  # torch brings it along, under sympy
 from problems import CASES, LENGTHS, TOLERANCE, assert_same, content, everything, problem, raw
 
 from longshort import checking, functional
+from longshort.cells import loop
 from longshort.functional import KERNELS, MLSTMState, choose, lstm, mlstm, rnn, slstm
 from longshort.kernels import Kernel
 
@@ -513,3 +514,16 @@ def test_bad_input_is_an_error_in_words(call, message):
     with pytest.raises((ValueError, TypeError), match=message) as error:
         call()
     assert isinstance(error.value, ValueError)
+
+
+@pytest.mark.parametrize("cuts", ["lengths", "reset", "lengths reset"])
+@pytest.mark.parametrize("case", CASES)
+def test_cuts_that_cannot_be_read_give_the_same(case, cuts, monkeypatch):
+    """On an accelerator and under transforms the values of lengths and resets are not looked at."""
+    p = problem(case, T=9, B=4)
+    more = {"lengths": torch.tensor([9, 4, 0, 7])} if "lengths" in cuts else {}
+    if "reset" in cuts:
+        more["reset"] = torch.rand(4, 9, generator=torch.Generator().manual_seed(2)) < 0.4
+    want = everything(p, **more)
+    monkeypatch.setattr(loop, "readable", lambda _: False)
+    assert_same(everything(p, **more), want, 1e-12)
