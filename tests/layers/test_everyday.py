@@ -65,9 +65,14 @@ def test_a_replica_without_parameters_runs(name):
 
 def test_a_cell_of_ones_own_runs_parametrized_with_a_state():
     layer = longshort.Recurrent(Leaky, 3, 4)
+    x = torch.randn(5, 2, 3)
+    _, state = layer(x)
+    want, _ = layer(x, state)
     nn.utils.parametrizations.weight_norm(layer, "weight_ih_l0")
-    _, state = layer(torch.randn(5, 2, 3))
-    layer(torch.randn(5, 2, 3), state)[0].sum().backward()
+    y, _ = layer(x, state)
+    torch.testing.assert_close(y, want)
+    y.sum().backward()
+    assert all(weight.grad is not None for weight in layer.parameters())
 
 
 def test_jit_trace_keeps_every_length():
