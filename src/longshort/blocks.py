@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from longshort.cells.loop import carried, steps_within
+from longshort.cells.loop import carried, clean, steps_within
 from longshort.config import suggest, xLSTMConfig
 from longshort.functional import lstm, mlstm, rnn, slstm
 from longshort.ops.conv import CausalConv
@@ -360,4 +360,4 @@ class Block(nn.Module):
 
 
 def zero_past_end(x: Float[Tensor, "B T D"], lengths: Int[Tensor, "B"] | None) -> Float[Tensor, "B T D"]:
-    return x if lengths is None else torch.where(steps_within(lengths, x.shape[1])[..., None], x, 0)
+    return x if lengths is None else clean(x, steps_within(lengths, x.shape[1]))

@@ -331,7 +331,7 @@ def note(**sequences: Float[Tensor, "B T N ..."]) -> None:
 def drive(cell: str, inputs: list[Tensor], weights: dict, state, lengths, reset, kernel: str, options: dict):
     """Check what every door takes, and run the cell: at once, or as one operator where a program is being recorded."""
     B, T = inputs[0].shape[:2]
-    lengths, reset = check_lengths(lengths, B, T, inputs[0].device), check_reset(reset, B, T)
+    lengths, reset = check_lengths(lengths, B, T, inputs[0].device), check_reset(reset, (B, T), "(B, T)")
     check_name(cell, kernel)
     recording = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
     recorded = recording and not under_transform()  # a transform looks inside: no operator
@@ -408,8 +408,9 @@ def check_lengths(lengths, B: int, T: int, device: torch.device) -> Int[Tensor, 
     return lengths.to(device, torch.long)
 
 
-def check_reset(reset, B: int, T: int) -> Bool[Tensor, "B T"] | None:
-    if reset is not None and not (isinstance(reset, Tensor) and reset.shape == (B, T) and reset.dtype == torch.bool):
-        got = f"{tuple(reset.shape)} of {reset.dtype}" if isinstance(reset, Tensor) else repr(reset)
-        raise ValueError(f"reset must be a bool tensor (B, T) = ({B}, {T}), got {got}")
+def check_reset(reset, shape: Sequence[int], meaning: str) -> Bool[Tensor, "..."] | None:
+    """`reset`, once it is bool and has the one shape it can have here."""
+    if reset is not None and not (isinstance(reset, Tensor) and reset.shape == shape and reset.dtype == torch.bool):
+        got = f"{tuple(reset.shape)} of {reset.dtype}" if isinstance(reset, Tensor) else f"a {type(reset).__name__}"
+        raise ValueError(f"reset must be a bool tensor {meaning} = {tuple(shape)}, got {got}")
     return reset

@@ -62,7 +62,7 @@ class xLSTM(nn.Module):
         if state is not None and len(state) != len(self.blocks):
             raise ValueError(f"the state is of {len(state)} blocks, the stack has {len(self.blocks)}")
         lengths = check_lengths(lengths, x.shape[0], x.shape[1], x.device)
-        reset = check_reset(reset, x.shape[0], x.shape[1])
+        reset = check_reset(reset, x.shape[:2], "(B, T)")
         states = []
         for block, before in zip(self.blocks, state or [None] * len(self.blocks), strict=True):
             if self.checkpointing and torch.is_grad_enabled():
@@ -154,7 +154,7 @@ class xLSTMLM(nn.Module):
         check_tokens(tokens)
         inputs, targets = tokens[:, :-1], tokens[:, 1:]
         scored = torch.ones_like(targets, dtype=torch.bool)
-        reset = check_reset(reset, tokens.shape[0], tokens.shape[1])
+        reset = check_reset(reset, tokens.shape[:2], "(B, T)")
         lengths = check_lengths(lengths, tokens.shape[0], tokens.shape[1], tokens.device)
         if lengths is not None:
             scored &= torch.arange(1, tokens.shape[1], device=tokens.device) < lengths[:, None]

@@ -4,7 +4,8 @@
 nothing is unrolled. An exported program that holds them loads once this module is imported. No maths here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -160,20 +161,13 @@ class Operator:
         return [x.new_empty(x.shape) for x in args[: self.tensors] if x is not None]
 
 
-class autograd_again:
+@contextmanager
+def autograd_again() -> Iterator[None]:
     """Record gradients, inside an operator too: torch calls those with autograd's dispatch keys switched off."""
-
-    def __enter__(self):
-        keys, on = torch._C.DispatchKey, torch._C._dispatch_tls_local_include_set()
-        off = torch._C._dispatch_tls_local_exclude_set()
-        off = off.remove(keys.AutogradFunctionality).remove(keys.ADInplaceOrView)
-        self.guards = torch._C._ForceDispatchKeyGuard(on, off), torch.enable_grad()
-        for guard in self.guards:
-            guard.__enter__()
-
-    def __exit__(self, *error):
-        for guard in reversed(self.guards):
-            guard.__exit__(*error)
+    keys, on = torch._C.DispatchKey, torch._C._dispatch_tls_local_include_set()
+    off = torch._C._dispatch_tls_local_exclude_set().remove(keys.AutogradFunctionality).remove(keys.ADInplaceOrView)
+    with torch._C._ForceDispatchKeyGuard(on, off), torch.enable_grad():
+        yield
 
 
 def one_at_a_time(operator):

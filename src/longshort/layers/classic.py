@@ -68,8 +68,12 @@ class TorchLayer(Layer):
         """`weight_hh`, gates and heads apart."""
         return w["weight_hh"].unflatten(0, (self.gates, self.num_heads, -1))
 
-    def split(self, x_pre: Float[Tensor, "B T D"]) -> Float[Tensor, "B T G N H"]:
-        return x_pre.unflatten(-1, (self.gates, self.num_heads, -1))
+    def x_pre(self, w: dict[str, Tensor], x: Float[Tensor, "B T D"], bias: Tensor | None) -> Float[Tensor, "B T G N H"]:
+        """What the input gives each gate of each head."""
+        return F.linear(x, w["weight_ih"], bias).unflatten(-1, (self.gates, self.num_heads, -1))
+
+    def both_biases(self, w: dict[str, Tensor]) -> Tensor | None:
+        return w["bias_ih"] + w["bias_hh"] if self.bias else None
 
     def heads(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B N H"]:
         return x.unflatten(-1, (self.num_heads, -1))
@@ -177,7 +181,7 @@ class RNN(PlainState):
         )  # fmt: skip
 
     def run(self, w, x, state, lengths, reset):
-        x_pre = self.split(F.linear(x, w["weight_ih"], w["bias_ih"] + w["bias_hh"] if self.bias else None))
+        x_pre = self.x_pre(w, x, self.both_biases(w))
         R = self.recurrent(w)[0]
         start = None if state is None else RNNState(self.heads(state.h))
         h, last = rnn(
@@ -238,7 +242,7 @@ class LSTM(TorchLayer):
         return ((self.proj_size or self.hidden_size,), (self.hidden_size,))
 
     def run(self, w, x, state, lengths, reset):
-        x_pre = self.split(F.linear(x, w["weight_ih"], w["bias_ih"] + w["bias_hh"] if self.bias else None))
+        x_pre = self.x_pre(w, x, self.both_biases(w))
         proj = w["weight_hr"].unflatten(0, (self.num_heads, -1)) if self.proj_size else None
         start = None if state is None else LSTMState(self.heads(state.h), self.heads(state.c))
         h, last = lstm(
@@ -296,7 +300,7 @@ class GRU(PlainState):
         if self.bias:  # r scales the candidate's recurrent bias: it cannot be added beforehand
             at_once, scaled = w["bias_hh"].split([2 * self.hidden_size, self.hidden_size])
             bias, scaled = w["bias_ih"] + F.pad(at_once, (0, self.hidden_size)), self.heads(scaled)
-        x_pre = self.split(F.linear(x, w["weight_ih"], bias))
+        x_pre = self.x_pre(w, x, bias)
         start = None if state is None else GRUState(self.heads(state.h))
         h, last = gru(x_pre, self.recurrent(w), start, bias=scaled, lengths=lengths, reset=reset, kernel=self.kernel)
         return h.flatten(-2), GRUState(last.h.flatten(-2))

@@ -148,17 +148,18 @@ class mLSTM(Layer):
     ):
         check_name("mlstm", kernel)
         one_of("norm", norm, (None, "head"))
-        whole_number("chunk_size", chunk_size, at_least=1)
-        whole_number("hidden_size", hidden_size, at_least=1)
         qk_dim = hidden_size if qk_dim is None else qk_dim
-        whole_number("qk_dim", qk_dim, at_least=1)
-        whole_number("num_heads", num_heads, at_least=1)
-        if qk_dim % num_heads and qk_dim != hidden_size:
-            raise ValueError(does_not_split("qk_dim", qk_dim, num_heads))
         super().__init__(
             input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size, device, dtype,
             num_heads=num_heads, qk_dim=qk_dim, norm=norm, chunk_size=chunk_size, kernel=kernel,
         )  # fmt: skip
+
+    def check_options(self, dtype) -> None:
+        super().check_options(dtype)
+        whole_number("chunk_size", self.chunk_size, at_least=1)
+        whole_number("qk_dim", self.qk_dim, at_least=1)
+        if self.qk_dim % self.num_heads:
+            raise ValueError(does_not_split("qk_dim", self.qk_dim, self.num_heads))
 
     @property
     def rows(self) -> list[int]:

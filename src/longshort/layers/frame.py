@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from longshort.cells.loop import clean, steps_within
-from longshort.functional import check_lengths, whole_numbers
+from longshort.functional import check_lengths, check_reset, whole_numbers
 from longshort.shapes import Bool, Float, Int
 
 
@@ -177,7 +177,7 @@ class Layer(nn.Module):
         if isinstance(x, PackedSequence):
             return self.forward_packed(x, state, lengths, reset)
         self.check_input(x)
-        check_cuts(reset, x)
+        check_reset(reset, x.shape[:-1], "of x's shape without features")
         batched = x.dim() == 3
         if not batched:
             x, reset = x[None], None if reset is None else reset[None]
@@ -205,13 +205,8 @@ class Layer(nn.Module):
             raise ValueError(f"step takes one frame, (B, {self.input_size}) or ({self.input_size},), got {got}")
         time = x.dim() - 1 if self.batch_first else 0
         cut = torch.as_tensor(reset, device=x.device) if isinstance(reset, bool | list | tuple) else reset
-        if cut is not None:
-            if not (isinstance(cut, Tensor) and cut.shape == x.shape[:-1] and cut.dtype == torch.bool):
-                got = f"{tuple(cut.shape)} of {cut.dtype}" if isinstance(cut, Tensor) else repr(reset)
-                want = f"({x.shape[0]},), one a row" if x.dim() == 2 else "one value"
-                raise ValueError(f"reset of a step must be bool, {want}, got {got}")
-            cut = cut.unsqueeze(time)
-        y, state = self(x.unsqueeze(time), state, reset=cut)
+        cut = check_reset(cut, x.shape[:-1], "of one value a row")
+        y, state = self(x.unsqueeze(time), state, reset=None if cut is None else cut.unsqueeze(time))
         return y.squeeze(time), state
 
     def forward_packed(self, x: PackedSequence, state, lengths, reset) -> tuple[PackedSequence, Any]:
@@ -228,7 +223,7 @@ class Layer(nn.Module):
         self.check_input(padded)
         if reset is not None:
             reset = pad_packed_sequence(PackedSequence(reset.data, reset.batch_sizes), batch_first=True)[0]
-            check_cuts(reset, padded)
+            check_reset(reset, padded.shape[:-1], "of x's shape without features")
         state = self.check_state(state, padded.shape[0])
         if state is not None and x.sorted_indices is not None:
             state = self.state_type(*(field.index_select(1, x.sorted_indices) for field in state))
@@ -298,7 +293,7 @@ class Layer(nn.Module):
             raise ValueError(f"x has {x.shape[-1]} features, input_size is {self.input_size}; x is {tuple(x.shape)}")
         if not x.is_floating_point():
             raise ValueError(f"x must be floating point, got {x.dtype}")
-        weight = self.weights_of(self.parts[0])["weight_ih"]  # replicas and shards have no parameters()
+        weight: Any = self.weight_ih_l0  # by name: replicas and shards have no parameters()
         if x.dtype == weight.dtype:
             return
         if torch.float64 in (x.dtype, weight.dtype) or not torch.is_autocast_enabled(x.device.type):
@@ -327,15 +322,6 @@ class Layer(nn.Module):
     def hand_out(self, state) -> Any:
         """The state as callers get it."""
         return state
-
-
-def check_cuts(reset, x: Tensor) -> None:
-    """`reset` is bool and has x's shape without the features."""
-    if reset is None:
-        return
-    if not (isinstance(reset, Tensor) and reset.shape == x.shape[:-1] and reset.dtype == torch.bool):
-        got = f"{tuple(reset.shape)} of {reset.dtype}" if isinstance(reset, Tensor) else f"a {type(reset).__name__}"
-        raise ValueError(f"reset must be bool, of x's shape without features, {tuple(x.shape[:-1])}, got {got}")
 
 
 # ---- reading backwards -----------------------------------------------------------------------------------------------

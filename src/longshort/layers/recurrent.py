@@ -136,7 +136,7 @@ class Recurrent(Layer):
                 draw()
 
     def state_shapes(self) -> tuple[tuple[int, ...], ...]:
-        weight: Tensor = getattr(self, "weight_ih_l0")  # noqa: B009  # not only a parameter: parametrized, pruned
+        weight: Any = self.weight_ih_l0
         zeros = torch.zeros(1, self.hidden_size, dtype=weight.dtype, device=weight.device)
         return tuple(field.shape[1:] for field in self.weights_of(self.parts[0])["cell"].start(zeros))
 
