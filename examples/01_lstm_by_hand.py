@@ -3,15 +3,20 @@
 python examples/01_lstm_by_hand.py
 """
 
-from longshort.byhand import article_lstm, by_hand
-from longshort.functional import lstm
+from longshort.byhand import Cell, by_hand, exact, exercise
+from longshort.byhand.spelling import Speller
+from longshort.byhand.to_layer import layer_of
 
-exercise = article_lstm()
-rounded = exercise.evaluate(by_hand)[0]  # one decimal after every operation, as on paper
-exact = exercise.evaluate()[0]
-for name in rounded:
-    print(f"{name:8} by hand {rounded[name]!s:14} exact {[round(x, 4) for x in exact[name]]}")
+lstm = exercise("lstm")
+rounded, precise = lstm.work(by_hand), lstm.work(exact)  # one decimal after every operation, as on paper; and none
+speller = Speller(lstm)
+for step in lstm.steps[:6]:  # t = 1; the whole sheet has 14 steps
+    print(f"{step.number}. {step.title}")
+    for quantity in step.quantities:
+        print(f"   {speller.equation(quantity.name, 1):42} by hand {rounded.value(quantity.name, 1)}")
+cell = Cell("z_f", 1, (0,))
+print(f"One cell, with its numbers in place: {speller.worked(cell, rounded)} = {rounded.at(*cell)}")
 
-x_pre, R, state = exercise.tensors()  # W x for every step, the recurrent weights, and h0, C0
-h, last = lstm(x_pre, R, state)
-print(f"library  h1 = {[round(x, 4) for x in h[0, 0, 0].tolist()]}")
+layer, x, state = layer_of(lstm)  # longshort.LSTM with the sheet's weights
+y, last = layer(x, state)
+print(f"h₁ by hand {rounded.value('h', 1)}, exact {precise.value('h', 1)}, longshort.LSTM {y[0, 0].tolist()}")

@@ -1,8 +1,10 @@
-"""The LSTM worked by hand: the exercise of a widely read article, its numbers, and the rounding rule they follow.
+"""Worked by hand: exercises from an RNN to xLSTM blocks as graphs of formulas, their numbers, and many renderings.
 
-Not the cell itself: that is `longshort.cells.lstm`, and a test holds the two together.
+Not the cells themselves: those are in `longshort.cells`, and tests hold the two together.
 """
 
-from longshort.byhand.exercise import Exercise, article_lstm, by_hand, exact
+from longshort.byhand.exercises import EXERCISES, exercise
+from longshort.byhand.graph import Cell, Exercise, Given, Numbers, Quantity, Rounding, Stage, Step, by_hand, exact
 
-__all__ = ["Exercise", "article_lstm", "by_hand", "exact"]
+__all__ = ["EXERCISES", "Cell", "Exercise", "Given", "Numbers", "Quantity", "Rounding", "Stage", "Step", "by_hand",
+           "exact", "exercise"]  # fmt: skip
