@@ -20,7 +20,7 @@ FLOORS = [
     "checkpoints",
     "data",
     "generation evaluation plot progress doctor",
-    "training byhand lab",
+    "training byhand lab lessons",
     "demo",
     "cli",
     "__main__",

@@ -108,6 +108,92 @@ def demo(arguments: argparse.Namespace) -> None:
     run_demo(arguments.folder)
 
 
+def hand(arguments: argparse.Namespace) -> None:
+    """The page; with a name or a file, one exercise; `check` and `show` are the two that make none."""
+    from longshort.byhand.renderings import open_page, write_exercise
+
+    if arguments.what == "check":
+        return hand_check(arguments)
+    if arguments.what == "show":
+        return hand_show(arguments)
+    if arguments.target is not None:
+        arguments.parser.error(f"what is {arguments.target!r} for? A second word follows check or show alone")
+    exercise = chosen_exercise(arguments)
+    if arguments.out:
+        path = write_exercise(arguments.out, exercise, key=arguments.key, paper=arguments.paper)
+        print(f"{exercise.title}: {path}")
+    elif arguments.text or (arguments.what and not sys.stdin.isatty()):
+        from longshort.byhand.terminal import print_all
+
+        print_all(exercise)
+    elif arguments.what:
+        from longshort.byhand.terminal import walk
+
+        walk(exercise)
+    else:
+        open_page(exercise)
+
+
+def hand_check(arguments: argparse.Namespace) -> None:
+    from longshort.byhand.checker import check, read_answer_file
+
+    if not arguments.target:
+        arguments.parser.error("check what? Give the .xlsx or .json file with the answers")
+    print(check(*read_answer_file(Path(arguments.target))))
+
+
+def hand_show(arguments: argparse.Namespace) -> None:
+    from longshort.lessons import LESSONS
+
+    if arguments.target not in LESSONS:
+        near = suggest(arguments.target, LESSONS) if arguments.target else ""
+        arguments.parser.error(f"no lesson {arguments.target!r}.{near} There are: {', '.join(LESSONS)}")
+    lesson = LESSONS[str(arguments.target)]()
+    print(lesson)
+    if arguments.out:
+        lesson.plot(arguments.out)
+        print(f"picture: {arguments.out}")
+
+
+def chosen_exercise(arguments: argparse.Namespace) -> Any:
+    """The exercise that the flags describe: built in, new from a seed, or from a model."""
+    from longshort.byhand import exercise
+
+    name = arguments.what or "lstm"
+    sizes = dict(arguments.size or ()) | ({"T": arguments.steps} if arguments.steps is not None else {})
+    changes = {"decimals": arguments.decimals} if "decimals" in arguments else {}
+    if arguments.source:
+        from longshort.byhand.from_layer import exercise_from_checkpoint
+
+        if arguments.new is not None or arguments.size or arguments.what:
+            arguments.parser.error(
+                "--from takes the numbers of a model: leave out the exercise's name, --new and --size"
+            )
+        kept = {"block": arguments.block, "text": arguments.prompt, "units": arguments.units, "steps": arguments.steps}
+        return exercise_from_checkpoint(arguments.source, **{k: v for k, v in kept.items() if v is not None}, **changes)
+    for flag in ("block", "prompt", "units"):
+        if getattr(arguments, flag) is not None:
+            arguments.parser.error(f"--{flag} goes with --from, which takes the numbers of a model")
+    if arguments.new is not None:
+        from longshort.byhand.generator import generate
+
+        return generate(name, arguments.new, **changes, **sizes)
+    if sizes:
+        arguments.parser.error("other sizes need other numbers: add --new SEED")
+    return exercise(name).changed(**changes) if changes else exercise(name)
+
+
+def size(text: str) -> tuple[str, int]:
+    """A named size, as in H=3."""
+    name, _, length = text.partition("=")
+    return name, int(length)
+
+
+def decimals(text: str) -> int | None:
+    """A number of decimals, or exact."""
+    return None if text == "exact" else int(text)
+
+
 def train(arguments: argparse.Namespace) -> None:
     from longshort.files import about, read_settings
     from longshort.training import train
@@ -212,6 +298,53 @@ def doctor(arguments: argparse.Namespace) -> None:
             sys.exit(1)
 
 
+def add_hand(each: argparse.ArgumentParser) -> None:
+    """The flags of `longshort hand`."""
+    from longshort.byhand import EXERCISES  # light: no torch
+
+    each.epilog = "longshort hand alone opens the page. check FILE marks answers; show LESSON is for teachers."
+    what = f"an exercise to step through: {', '.join(EXERCISES)}; or check, or show"
+    each.add_argument("what", nargs="?", choices=(*EXERCISES, "check", "show"), metavar="WHAT", help=what)
+    each.add_argument(
+        "target",
+        nargs="?",
+        metavar="FILE|LESSON",
+        help="for check: answers, .xlsx or .json; for show: gates, gradient, overflow or parallel",
+    )
+    each.add_argument(
+        "--out",
+        metavar="FILE",
+        help="write the exercise to a .html, .xlsx, .pdf, .md or .json file (for show: a picture)",
+    )
+    each.add_argument("--key", action="store_true", help="with the answers filled in, in a file")
+    each.add_argument("--text", action="store_true", help="print all of it, answers too, instead of stepping through")
+    each.add_argument(
+        "--decimals",
+        type=decimals,
+        metavar="N",
+        default=argparse.SUPPRESS,
+        help="round what is written down to N decimals; or exact",
+    )
+    each.add_argument(
+        "--paper", default="a4", choices=("a4", "letter"), metavar="KIND", help="of a .pdf: a4 or letter [a4]"
+    )
+    group = each.add_argument_group("a new exercise")
+    group.add_argument(
+        "--new", type=int, metavar="SEED", help="other numbers, without rounding ties; the same for the same seed"
+    )
+    group.add_argument(
+        "--size", type=size, action="append", metavar="H=3", help="a size of a new exercise; may be given several times"
+    )
+    group.add_argument("--steps", type=int, metavar="T", help="time steps, of a new exercise or from a model")
+    group = each.add_argument_group("an exercise from a model of yours")
+    group.add_argument(
+        "--from", dest="source", metavar="MODEL", help="a run, a checkpoint folder, or a .safetensors file"
+    )
+    group.add_argument("--block", metavar="NAME", help="which part of the model [the first recurrent one]")
+    group.add_argument("--units", type=numbers, metavar="N,N", help="which units are worked [the first few]")
+    group.add_argument("--prompt", metavar="TEXT", help="what the model reads")
+
+
 # ---- the table of verbs ----------------------------------------------------------------------------------------------
 
 
@@ -228,6 +361,11 @@ def build() -> Parser:
 
     each = verb("demo", demo, "the whole road in a few minutes: by hand, training, evaluation, writing")
     each.add_argument("--folder", default="runs/demo", help="where the run is kept [runs/demo]")
+
+    each = verb(
+        "hand", hand, "work an LSTM, sLSTM, mLSTM or xLSTM block by hand: a page, sheets, paper, answers checked"
+    )
+    add_hand(each)
 
     each = verb("train", train, "train a language model on text")
     each.add_argument("folder", help="where the run is kept: settings, metrics, checkpoints, model card")

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import torch
 
-from longshort.byhand import article_lstm, by_hand
+from longshort.byhand import exercise
+from longshort.byhand.terminal import first_step
+from longshort.byhand.to_layer import layer_of
 from longshort.checkpoints import load
 from longshort.config import TrainConfig, xLSTMConfig
 from longshort.data import load_tokenizer, open_tokens, xz_bits
 from longshort.evaluation import evaluate
 from longshort.files import write_json
-from longshort.functional import lstm
 from longshort.generation import Reading, Writer, named_tensors, read
 from longshort.model import xLSTMLM
 from longshort.training import newest_checkpoint, train
@@ -55,15 +56,13 @@ def heading(text: str) -> None:
 
 
 def show_by_hand() -> None:
-    """The first step of the worked exercise, beside what the library computes."""
+    """The first step of the worked exercise."""
     heading("1. One LSTM step by hand, and the library's own numbers")
-    exercise = article_lstm()
-    rounded, exact = exercise.evaluate(by_hand)[0], exercise.evaluate()[0]
-    h, _ = lstm(*exercise.tensors())
-    print(f"{'':8}{'by hand, one decimal':>24}{'exact':>24}")
-    for name in rounded:
-        print(f"{name:8}{show(rounded[name], 1):>24}{show(exact[name], 4):>24}")
-    print(f"{'h':8}{'longshort.functional.lstm':>24}{show(h[0, 0, 0].tolist(), 4):>23}")
+    lstm = exercise("lstm")
+    print(first_step(lstm))
+    layer, x, state = layer_of(lstm)
+    print(f"longshort.LSTM with these weights: h1 = {show(layer(x, state)[0][0, 0].tolist(), 4)}, the exact one.")
+    print("All 14 steps, to fill in, change and check: longshort hand")
 
 
 def show(vector: list[float], digits: int) -> str:

@@ -11,7 +11,8 @@ from longshort import __version__
 from longshort.checking import devices_here
 from longshort.functional import KERNELS
 
-EXTRAS = {"matplotlib": "plot", "tokenizers": "bpe", "yaml": "yaml"}
+EXTRAS = {"matplotlib": "plot", "openpyxl": "hand", "tokenizers": "bpe", "typst": "hand", "xlsxwriter": "hand",
+          "yaml": "yaml"}  # fmt: skip
 
 
 def cpu_name() -> str:

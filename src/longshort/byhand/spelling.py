@@ -97,12 +97,16 @@ class Text:
     def best(self, under: str, of: str) -> str:
         return f"max over {under} of {of}"
 
+    def part(self, which: str, size: str, of: str) -> str:
+        return f"{which} {size} of {of}"
+
 
 class Latex(Text):
     """LaTeX mathematics."""
 
     names: ClassVar[dict[str, str]] = {"sigmoid": r"\sigma", "logsigmoid": r"\log \sigma", "tanh": r"\tanh",
-                                       "exp": r"\exp", "silu": r"\operatorname{SiLU}", "max": r"\max"}  # fmt: skip
+                                       "exp": r"\exp", "silu": r"\mathrm{SiLU}", "max": r"\max",
+                                       "sum": r"\sum "}  # fmt: skip
     times, each, minus, apart = r" \cdot ", r" \odot ", "-", r"\, "
 
     def symbol(self, symbol: str, time: Time) -> str:
@@ -119,7 +123,8 @@ class Latex(Text):
         base = {"μ": r"\mu", "ε": r"\epsilon"}.get(base, base if len(base) == 1 else rf"\mathrm{{{base}}}")
         base = {"~": rf"\tilde{{{base}}}", "^": rf"\hat{{{base}}}", "": base}[found["accent"]]
         up = {"′": r"\prime", "°": r"\circ", "": ""}[found["mark"]] + (r"\leftarrow" if found["arrow"] else "")
-        sub = ",".join(str(each) for each in (found["sub"], time) if each not in (None, "")).replace("−", "-")
+        index = found["sub"] and (found["sub"] if len(found["sub"]) == 1 else rf"\mathrm{{{found['sub']}}}")
+        sub = ",".join(str(each) for each in (index, time) if each not in (None, "")).replace("−", "-")
         log = r"\log " if found["log"] else ""
         return delta + log + base + (f"^{{{up}}}" if up else "") + (f"_{{{sub}}}" if sub else "")
 
@@ -129,10 +134,10 @@ class Latex(Text):
 
     def function(self, name: str, arguments: list[str]) -> str:
         if name == "abs":
-            return rf"\left| {arguments[0]} \right|"
+            return rf"\left\lvert {arguments[0]} \right\rvert"  # a | would end the cell of a Markdown table
         if name == "sqrt":
             return rf"\sqrt{{{arguments[0]}}}"
-        called = self.names.get(name, rf"\operatorname{{{name}}}")
+        called = self.names.get(name, rf"\text{{{name}}}")  # GitHub refuses \operatorname
         return f"{called}({', '.join(arguments)})"
 
     def fraction(self, a: str, b: str) -> str:
@@ -154,11 +159,14 @@ class Latex(Text):
     def best(self, under: str, of: str) -> str:
         return rf"\max_{{{under}}} {of}"
 
+    def part(self, which: str, size: str, of: str) -> str:
+        return rf"\text{{{which} }} {size} \text{{ of }} {of}"
+
 
 class Typst(Text):
     """Typst mathematics."""
 
-    names: ClassVar[dict[str, str]] = {"sigmoid": "sigma", "logsigmoid": "log sigma", "silu": '"SiLU"'}
+    names: ClassVar[dict[str, str]] = {"sigmoid": "sigma", "logsigmoid": "log sigma", "silu": '"SiLU"', "sum": "sum"}
     times, each, minus, apart = " dot ", " dot.o ", "-", " thin "
 
     def symbol(self, symbol: str, time: Time) -> str:
@@ -204,6 +212,9 @@ class Typst(Text):
 
     def best(self, under: str, of: str) -> str:
         return f"max_({under}) {of}"
+
+    def part(self, which: str, size: str, of: str) -> str:
+        return f'"{which} " {size} " of " {of}'
 
 
 TEXT, LATEX, TYPST = Text(), Latex(), Typst()
@@ -331,7 +342,7 @@ class Speller:
         if kind == "rowsum":
             return say.total("j", self.spelt(parts[0], t, PRODUCT))
         if kind in ("first", "last"):
-            return say.function(f"{kind} {parts[1]} of", [self.spelt(parts[0], t, 0)])
+            return say.part(kind, parts[1], self.spelt(parts[0], t, 0))
         return say.function(kind, [self.spelt(part, t, 0) for part in parts])
 
     def named(self, name: str, t: Time, tight: int) -> str:

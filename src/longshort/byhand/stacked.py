@@ -15,7 +15,7 @@ def xlstm() -> Exercise:
             "A residual stack: an mLSTM block, then an sLSTM block. Each adds to the stream what its cell says of the "
             "normed stream, then what a gated feed-forward layer says.",
             "The frame is that of xLSTM-7B (2503.13427): RMS norm before, layer norm after the cell, SwiGLU. One head; "
-            "both memories start empty. Exact arithmetic, shown to three decimals.",
+            "both memories start empty.",
             "In code: longshort.xLSTM with block='7b', blocks.py.",
         ),
         sizes={"D": 3, "K": 2, "U": 2, "T": 2},
