@@ -129,6 +129,7 @@ def test_refs_finds_every_name_with_its_time():
 
 def test_functions_neither_raise_nor_lose_an_overflow():
     assert FUNCTIONS["exp"](800) == math.inf and FUNCTIONS["exp"](-math.inf) == 0
+    assert math.isnan(FUNCTIONS["exp"](math.nan)) and math.isnan(FUNCTIONS["sigmoid"](math.nan))
     assert FUNCTIONS["/"](1.0, 0.0) == math.inf and FUNCTIONS["/"](-1.0, 0.0) == -math.inf
     assert math.isnan(FUNCTIONS["/"](0.0, 0.0)) and math.isnan(FUNCTIONS["/"](math.inf, math.inf))
     assert math.isnan(FUNCTIONS["max"](math.nan, 1.0)) and math.isnan(FUNCTIONS["max"](1.0, math.nan))

@@ -304,7 +304,7 @@ def indices(shape: Shape) -> list[Index]:
 
 
 def exp(x: float) -> float:
-    return math.exp(x) if x < 709.78 else math.inf
+    return math.exp(x) if x < 709.78 else x + math.inf  # not a number stays so
 
 
 def sigmoid(x: float) -> float:
