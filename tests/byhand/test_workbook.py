@@ -43,7 +43,6 @@ def only_answers(path):
         small("lstm", D=1, H=1, T=1).changed(decimals=0),
         small("mlstm", D=1, K=1, V=1, T=2),
         small("xlstm", D=2, K=1, U=1, T=1),
-        small("slstm", D=1, H=1, N=1, T=1),
         small("lstm-backward", D=1, H=1, T=1),
     ],
     ids=lambda given: f"{given.name}-{given.decimals}",
@@ -215,7 +214,7 @@ def test_what_is_not_installed_is_named(module, does, tmp_path, monkeypatch):
 # ---- read back -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", EXERCISES)
+@pytest.mark.parametrize("name", ["slstm", "mlstm", "xlstm"])
 def test_read_answers_gives_back_the_exercise_and_blanks(name, tmp_path):
     given, answers = read_answers(write_workbook(tmp_path / "sheet.xlsx", exercise(name)))
     assert given.to_dict() == exercise(name).to_dict()
@@ -252,7 +251,8 @@ def test_read_answers_knows_cells_that_do_not_exist_and_those_of_no_step(tmp_pat
 @pytest.mark.parametrize(
     ("typed", "number"),
     [("0,7", 0.7), (" −0.7 ", -0.7), ("-.5", -0.5), ("1e-2", 0.01), ("  ", None), (3, 3.0), (-1e300, -math.inf),
-     ("−∞", -math.inf), ("-inf", -math.inf), ("Minus infinity", -math.inf), (f"{MINUS_INFINITY}", -math.inf), ("Overflow", math.inf)],
+     ("−∞", -math.inf), ("-inf", -math.inf), ("Minus infinity", -math.inf), (f"{MINUS_INFINITY}", -math.inf),
+     ("Overflow", math.inf)],
 )  # fmt: skip
 def test_read_answers_takes_numbers_as_people_type_them(typed, number, sheet):
     edit(sheet, HERE, typed)
