@@ -18,15 +18,18 @@ def test_python_in_the_readme_runs(tmp_path):
         subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, check=True)
 
 
-def test_python_in_the_page_for_nn_lstm_runs_from_top_to_bottom(tmp_path):
-    snippets = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / "from-nn-lstm.md").read_text(), re.M | re.S)
-    assert len(snippets) >= 10
+@pytest.mark.parametrize(("page", "least"), [("from-nn-lstm.md", 10), ("by-hand.md", 4), ("lessons.md", 1)])
+def test_python_in_a_page_runs_from_top_to_bottom(page, least, tmp_path):
+    snippets = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs" / page).read_text(), re.M | re.S)
+    assert len(snippets) >= least
     subprocess.run([sys.executable, "-W", "error", "-c", "\n".join(snippets)], cwd=tmp_path, check=True)
 
 
-def test_commands_in_the_readme_parse():
-    commands = re.findall(r"^longshort (.*?)(?:\s+#.*)?$", README, re.M)
-    assert len(commands) >= 7
+@pytest.mark.parametrize("page", ["README.md", "docs/by-hand.md", "docs/lessons.md"])
+def test_commands_in_a_page_parse(page):
+    commands = re.findall(r"^longshort (.*?)(?:\s+#.*)?$", (ROOT / page).read_text(), re.M)
+    commands += re.findall(r"`longshort (.*?)`", (ROOT / page).read_text())
+    assert len(commands) >= 4
     for command in commands:
         build().parse_all(re.findall(r'"[^"]*"|\S+', command))
 
