@@ -11,9 +11,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.run
 	$(BIN)/longshort demo
 
-# A process for each core, a file of tests at a time; one thread each, or they would wait for one another.
+# A process for each core; one thread each, or they would wait for one another.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check src tests benchmarks examples
