@@ -41,7 +41,7 @@ $(VENV)/bin/python:
 
 # What it takes to use the library.
 $(VENV)/.run: pyproject.toml | $(VENV)/bin/python
-	$(BIN)/pip install -q $(TORCH) -e .
+	$(BIN)/pip install -q $(TORCH) -e '.[hand]'
 	touch $@
 
 # What it takes to work on it. xlstm is a stranger that tests compare with; its own dependencies are not wanted.

@@ -112,16 +112,23 @@ def hand(arguments: argparse.Namespace) -> None:
     """The page; with a name or a file, one exercise; `check` and `show` are the two that make none."""
     from longshort.byhand.renderings import open_page, write_exercise
 
-    if arguments.what == "check":
-        return hand_check(arguments)
-    if arguments.what == "show":
-        return hand_show(arguments)
+    if arguments.what in ("check", "show"):
+        return {"check": hand_check, "show": hand_show}[arguments.what](arguments)
     if arguments.target is not None:
         arguments.parser.error(f"what is {arguments.target!r} for? A second word follows check or show alone")
+    ending = Path(arguments.out).suffix.lower() if arguments.out else ""
+    if not arguments.out:
+        refuse(arguments, "goes with --out FILE", "key", "paper", "overwrite")
+    else:
+        refuse(arguments, "prints, and --out writes a file: give one of them", "text")
+    if ending != ".pdf":
+        refuse(arguments, "goes with a .pdf", "paper")
+    if ending == ".html":
+        refuse(arguments, "is not for a page: it has the answers too, and shows them when asked", "key")
     exercise = chosen_exercise(arguments)
     if arguments.out:
-        path = write_exercise(arguments.out, exercise, key=arguments.key, paper=arguments.paper)
-        print(f"{exercise.title}: {path}")
+        options = {"key": arguments.key, "paper": arguments.paper or "a4", "overwrite": arguments.overwrite}
+        print(f"written: {write_exercise(arguments.out, exercise, **options)}")
     elif arguments.text or (arguments.what and not sys.stdin.isatty()):
         from longshort.byhand.terminal import print_all
 
@@ -134,20 +141,50 @@ def hand(arguments: argparse.Namespace) -> None:
         open_page(exercise)
 
 
+HAND_FLAGS = (
+    "key",
+    "text",
+    "paper",
+    "overwrite",
+    "decimals",
+    "new",
+    "size",
+    "steps",
+    "from",
+    "block",
+    "units",
+    "prompt",
+)
+
+
+def refuse(arguments: argparse.Namespace, why: str, *flags: str) -> None:
+    """Stop with a message if one of these flags was given: none is ever ignored."""
+    for flag in flags:
+        name = {"from": "source"}.get(flag, flag)
+        if name in arguments and (name == "decimals" or getattr(arguments, name) not in (None, False)):
+            arguments.parser.error(f"--{flag} {why}")
+
+
 def hand_check(arguments: argparse.Namespace) -> None:
     from longshort.byhand.checker import check, read_answer_file
 
+    refuse(arguments, "has nothing to do with check: the file says which exercise it is", *HAND_FLAGS, "out")
     if not arguments.target:
         arguments.parser.error("check what? Give the .xlsx or .json file with the answers")
     print(check(*read_answer_file(Path(arguments.target))))
 
 
 def hand_show(arguments: argparse.Namespace) -> None:
-    from longshort.lessons import LESSONS
+    from longshort.lessons import LESSONS, picture_format
 
+    refuse(arguments, "has nothing to do with show", *HAND_FLAGS)
     if arguments.target not in LESSONS:
-        near = suggest(arguments.target, LESSONS) if arguments.target else ""
-        arguments.parser.error(f"no lesson {arguments.target!r}.{near} There are: {', '.join(LESSONS)}")
+        which = (
+            f"no lesson {arguments.target!r}.{suggest(arguments.target, LESSONS)}" if arguments.target else "show what?"
+        )
+        arguments.parser.error(f"{which} There are: {', '.join(LESSONS)}")
+    if arguments.out:
+        picture_format(arguments.out)  # a wrong ending is told before the work, not after it
     lesson = LESSONS[str(arguments.target)]()
     print(lesson)
     if arguments.out:
@@ -171,9 +208,7 @@ def chosen_exercise(arguments: argparse.Namespace) -> Any:
             )
         kept = {"block": arguments.block, "text": arguments.prompt, "units": arguments.units, "steps": arguments.steps}
         return exercise_from_checkpoint(arguments.source, **{k: v for k, v in kept.items() if v is not None}, **changes)
-    for flag in ("block", "prompt", "units"):
-        if getattr(arguments, flag) is not None:
-            arguments.parser.error(f"--{flag} goes with --from, which takes the numbers of a model")
+    refuse(arguments, "goes with --from, which takes the numbers of a model", "block", "prompt", "units")
     if arguments.new is not None:
         from longshort.byhand.generator import generate
 
@@ -186,11 +221,15 @@ def chosen_exercise(arguments: argparse.Namespace) -> Any:
 def size(text: str) -> tuple[str, int]:
     """A named size, as in H=3."""
     name, _, length = text.partition("=")
+    if not length.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: write a size as H=3")
     return name, int(length)
 
 
 def decimals(text: str) -> int | None:
     """A number of decimals, or exact."""
+    if text != "exact" and not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: a whole number from 0 to 9, or exact")
     return None if text == "exact" else int(text)
 
 
@@ -304,7 +343,9 @@ def add_hand(each: argparse.ArgumentParser) -> None:
 
     each.epilog = "longshort hand alone opens the page. check FILE marks answers; show LESSON is for teachers."
     what = f"an exercise to step through: {', '.join(EXERCISES)}; or check, or show"
-    each.add_argument("what", nargs="?", choices=(*EXERCISES, "check", "show"), metavar="WHAT", help=what)
+    each.add_argument(
+        "what", nargs="?", type=str.lower, choices=(*EXERCISES, "check", "show"), metavar="WHAT", help=what
+    )
     each.add_argument(
         "target",
         nargs="?",
@@ -316,7 +357,10 @@ def add_hand(each: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write the exercise to a .html, .xlsx, .pdf, .md or .json file (for show: a picture)",
     )
-    each.add_argument("--key", action="store_true", help="with the answers filled in, in a file")
+    each.add_argument(
+        "--key", action="store_true", help="with the answers: filled in, or in a spreadsheet on sheets to be seen"
+    )
+    each.add_argument("--overwrite", action="store_true", help="write over a .xlsx or .json, answers and all")
     each.add_argument("--text", action="store_true", help="print all of it, answers too, instead of stepping through")
     each.add_argument(
         "--decimals",
@@ -325,9 +369,7 @@ def add_hand(each: argparse.ArgumentParser) -> None:
         default=argparse.SUPPRESS,
         help="round what is written down to N decimals; or exact",
     )
-    each.add_argument(
-        "--paper", default="a4", choices=("a4", "letter"), metavar="KIND", help="of a .pdf: a4 or letter [a4]"
-    )
+    each.add_argument("--paper", choices=("a4", "letter"), metavar="KIND", help="of a .pdf: a4 or letter [a4]")
     group = each.add_argument_group("a new exercise")
     group.add_argument(
         "--new", type=int, metavar="SEED", help="other numbers, without rounding ties; the same for the same seed"
@@ -340,7 +382,9 @@ def add_hand(each: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--from", dest="source", metavar="MODEL", help="a run, a checkpoint folder, or a .safetensors file"
     )
-    group.add_argument("--block", metavar="NAME", help="which part of the model [the first recurrent one]")
+    group.add_argument(
+        "--block", metavar="NAME", help="which part of the model [its first sLSTM, else LSTM, mLSTM, RNN]"
+    )
     group.add_argument("--units", type=numbers, metavar="N,N", help="which units are worked [the first few]")
     group.add_argument("--prompt", metavar="TEXT", help="what the model reads")
 

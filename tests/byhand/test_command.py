@@ -53,11 +53,24 @@ def test_hand_prints_all_where_there_is_no_terminal(monkeypatch, capsys):
 @pytest.mark.parametrize("key", [False, True], ids=["blank", "key"])
 @pytest.mark.parametrize("ending", RENDERINGS)
 def test_hand_writes_every_kind_of_file(ending, key, tmp_path, capsys):
+    if key and ending == ".html":
+        pytest.skip("a page has both faces")
     path = tmp_path / f"sheet{ending}"
     out = run("lstm", "--out", path, *(["--key"] if key else []), capsys=capsys).out
     assert str(path) in out
     assert path.read_bytes()[: len(HEADS[ending])].lower() == HEADS[ending].lower()
     assert [each.name for each in tmp_path.iterdir() if each.suffix == ".tmp"] == []
+
+
+@pytest.mark.parametrize("name", ["sheet.xlsx", "answers.json"])
+def test_hand_never_writes_over_answers_unasked(name, tmp_path, capsys):
+    path = tmp_path / name
+    run("lstm", "--out", path, capsys=capsys)
+    path.write_bytes(before := path.read_bytes() + b" ")
+    assert "may hold answers" in run("lstm", "--out", path, code=1, capsys=capsys).err
+    assert path.read_bytes() == before
+    run("lstm", "--out", path, "--overwrite", capsys=capsys)
+    assert path.read_bytes() != before
 
 
 @pytest.mark.parametrize("ending", [".json", ".xlsx"])
@@ -88,8 +101,8 @@ def test_hand_makes_new_exercises_that_are_the_same_for_a_seed(tmp_path, capsys)
 
 def test_hand_rounds_as_asked(tmp_path, capsys):
     for asked, kept in (("2", 2), ("exact", None)):
-        run("lstm", "--decimals", asked, "--out", tmp_path / "a.json", capsys=capsys)
-        assert json.loads((tmp_path / "a.json").read_text())["exercise"]["decimals"] == kept
+        run("lstm", "--decimals", asked, "--out", tmp_path / f"{asked}.json", capsys=capsys)
+        assert json.loads((tmp_path / f"{asked}.json").read_text())["exercise"]["decimals"] == kept
 
 
 @pytest.mark.parametrize(
@@ -100,13 +113,21 @@ def test_hand_rounds_as_asked(tmp_path, capsys):
         (["check"], 2, "check what?"),
         (["check", "none.json"], 1, "none.json"),
         (["show", "gate"], 2, "no lesson 'gate'. Did you mean 'gates'?"),
-        (["show"], 2, "There are: gates"),
+        (["show"], 2, "show what? There are: gates"),
+        (["show", "gates", "--out", "gates.txt"], 1, "gates.txt: the ending says which picture"),
+        (["show", "gates", "--key"], 2, "--key has nothing to do with show"),
+        (["check", "a.json", "--new", "3"], 2, "--new has nothing to do with check"),
+        (["lstm", "--key"], 2, "--key goes with --out FILE"),
+        (["lstm", "--key", "--out", "page.html"], 2, "--key is not for a page"),
+        (["lstm", "--paper", "letter", "--out", "sheet.md"], 2, "--paper goes with a .pdf"),
+        (["lstm", "--text", "--out", "sheet.md"], 2, "--text prints"),
         (["lstm", "--size", "H=3"], 2, "add --new SEED"),
         (["lstm", "--units", "1,2"], 2, "--units goes with --from"),
         (["lstm", "--out", "sheet.docx"], 1, "cannot write a file ending in '.docx'"),
         (["lstm", "--out", "/proc/nowhere/sheet.md"], 1, "could not be written"),
-        (["lstm", "--decimals", "many"], 2, "invalid decimals value: 'many'"),
+        (["lstm", "--decimals", "many"], 2, "'many': a whole number from 0 to 9, or exact"),
         (["lstm", "--decimals", "12", "--text"], 1, "decimals=12"),
+        (["lstm", "--new", "7", "--size", "H"], 2, "'H': write a size as H=3"),
         (["lstm", "--new", "7", "--size", "Q=3"], 1, "no size 'Q'"),
         (["lstm", "--new", "7", "--size", "H=1000"], 1, "size H=1000"),
         (["lstm", "--new", "7", "--size", "H=0"], 1, "size H=0"),

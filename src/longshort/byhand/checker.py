@@ -43,6 +43,8 @@ FEWEST, MOST = 2, 9
 """On a sheet without rounding an answer counts to its own last decimal, but to at least and at most so many."""
 SLACK = 1e-9
 """Of a number's size: what binary fractions may be off."""
+NOTHING_LEFT = 1e-15
+"""What may be left of numbers that cancel."""
 ROUNDED_WRONGLY = "rounded the wrong way"
 GUESSES = 2
 """If more products than this could each explain a number, none does."""
@@ -74,7 +76,7 @@ def check(exercise: Exercise, answers: Mapping[str, Any]) -> "Report":
             over the steps. None where a cell, or a whole part, is blank. Numbers may be texts such as "−0,7".
 
     An answer matches a number that is not further off than half a unit of the sheet's last decimal; on a sheet without
-    rounding, of the answer's own last decimal, of which 2 to 9 count.
+    rounding, of the answer's own last decimal, of which 2 to 9 count, and within half the number itself.
 
     Raises ValueError, naming the cell, for a name that is not asked for, a wrong shape, or what is no number.
 
@@ -86,13 +88,19 @@ def check(exercise: Exercise, answers: Mapping[str, Any]) -> "Report":
     return Report(exercise, tuple(Marker(exercise, numbers_in(exercise, answers)).marks()))
 
 
-def near(answer: float, expected: float, places: int) -> bool:
-    """Whether two numbers are the same to half a unit of a decimal place."""
+def near(answer: float, expected: float, places: int, small_too: bool = False) -> bool:
+    """Whether two numbers are the same to half a unit of a decimal place.
+
+    `small_too`, where nothing is rounded: and to half the number's own size, so that 0 is not −0.00009.
+    """
     if math.isnan(answer) or math.isnan(expected):
         return math.isnan(answer) and math.isnan(expected)
     if math.isinf(answer) or math.isinf(expected):
         return answer == expected
-    return abs(answer - expected) <= 0.5 * 10.0**-places + SLACK * max(1.0, abs(expected))
+    apart, half = abs(answer - expected), 0.5 * 10.0**-places
+    if small_too:
+        return apart <= min(half, abs(expected) / 2) + max(SLACK * abs(expected), NOTHING_LEFT)
+    return apart <= half + SLACK * max(1.0, abs(expected))
 
 
 def places_of(answer: float) -> int:
@@ -153,7 +161,9 @@ class Marker:
 
     def same(self, answer: float, expected: float) -> bool:
         decimals = self.exercise.decimals
-        return near(answer, expected, places_of(answer) if decimals is None else decimals)
+        if decimals is None:
+            return near(answer, expected, places_of(answer), small_too=True)
+        return near(answer, expected, decimals)
 
     def verdict(self, cell: Cell, rounded: tuple[float, ...], unrounded: tuple[float, ...], before: bool) -> str:
         answer = self.answers[cell]

@@ -7,7 +7,7 @@ The LSTM exercise is Tom Yeh's (AI by Hand, June 2024), as told in "Deep Dive in
 from typing import Any
 
 from longshort.byhand.graph import Exercise, Quantity, Stage
-from longshort.byhand.recipes import TARGET, X, bias, q, start, weight
+from longshort.byhand.recipes import SIGNS, TARGET, X, bias, q, start, weight
 
 # ---- RNN -------------------------------------------------------------------------------------------------------------
 
@@ -19,6 +19,7 @@ def rnn() -> Exercise:
         title="An RNN by hand",
         about=(
             "The whole memory is the last output h. Each step mixes it with the new input and squashes the sum.",
+            *SIGNS["rnn"],
             "The numbers are ours. In code: longshort.RNN, cells/rnn.py.",
         ),
         sizes={"D": 3, "H": 2, "T": 3},
@@ -72,7 +73,12 @@ Z = ("z_f", "z_i", "z_c", "z_o")
 GATES = ("f", "i", "C_cand", "o")
 MEMORY = ("forget_term", "input_term", "C")
 LATER = (
-    Stage(at="later", title="Initialize", quantities=("xh",), about="Copy h and C of the step before."),
+    Stage(
+        at="later",
+        title="Initialize",
+        quantities=("xh",),
+        about="Copy the new x and the last h. C of the step before is used as it stands there.",
+    ),
     Stage(at="later", title="Linear transform", quantities=Z),
     Stage(at="later", title="Update memory", quantities=(*GATES, *MEMORY)),
     Stage(at="later", title="Update hidden state", quantities=("o_cand", "h")),
@@ -108,10 +114,12 @@ def lstm() -> Exercise:
         name="lstm",
         title="An LSTM by hand",
         about=(
-            "Three inputs, two memory cells, three time steps: the exercise of the article, in its 14 steps.",
-            "W_o is reconstructed: the article's figure was not to be had, and the workbook's W_o does not give the "
-            "values it prints, so one recurrent entry of each row was changed to fit them all. The rest is the "
-            "workbook's.",
+            'Three inputs, two memory cells, three time steps: the exercise of "Deep Dive into LSTMs & xLSTMs by Hand" '
+            "(S. Dey, 2024, after Tom Yeh), in its 14 steps.",
+            *SIGNS["lstm"],
+            "W_o is reconstructed: the article's figure was not to be had, and the W_o of Tom Yeh's workbook does not "
+            "give the values it prints, so one recurrent entry of each row was changed to fit them all. The rest is "
+            "the workbook's.",
             "In code: longshort.LSTM, cells/lstm.py; PyTorch's gate order is i f g o, and its g is C̃ here.",
         ),
         sizes={"D": 3, "H": 2, "T": 3},
@@ -134,6 +142,7 @@ def lstm_backward() -> Exercise:
             "The loss is half the squared distance of h from its target y, added up over the steps.",
             "δ before a name is the derivative of the loss by it. What a step hands back to the one before arrives "
             "there as δh← and δC←; the gradients of the weights grow from the last step to the first.",
+            *SIGNS["lstm"],
             "Small weights, so that no gate is saturated. In code: autograd.",
         ),
         sizes={"D": 2, "H": 2, "T": 2},

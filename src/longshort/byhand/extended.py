@@ -7,7 +7,7 @@ Tom Yeh's MIT-licensed workbook xLSTM.xlsx (see NOTICE).
 from collections.abc import Sequence
 
 from longshort.byhand.graph import Exercise, Quantity, Stage
-from longshort.byhand.recipes import TARGET, X, bias, q, start, weight
+from longshort.byhand.recipes import SIGNS, TARGET, X, bias, q, start, weight
 
 # ---- sLSTM -----------------------------------------------------------------------------------------------------------
 
@@ -50,7 +50,7 @@ RAW = (
     q("f_raw", "sigmoid(f_pre)", "f", "H", about="(13)"),
     q("c_raw", "f_raw * c_raw' + i_raw * z", "c°", "H", start="c0 * exp(m0)"),
     q("n_raw", "f_raw * n_raw' + i_raw", "n°", "H", start="n0 * exp(m0)"),
-    q("h_raw", "o * c_raw / n_raw", "h°", "H", about="The same h, until something overflows."),
+    q("h_raw", "o * c_raw / n_raw", "h°", "H", about="The same h, but for rounding, until something overflows."),
 )
 
 
@@ -69,6 +69,7 @@ def slstm() -> Exercise:
         title="An sLSTM by hand",
         about=(
             "Exponential gates, a normaliser n, a stabiliser m, and memory mixing within each head.",
+            *SIGNS["slstm"],
             "Head 1 (rows 1 and 2) are the two cells of the LSTM exercise, so the pre-activations of step 1 are the "
             "same, and exp(6) = 403 shows why the stabiliser is there. Head 2 (rows 3 and 4) is ours.",
             "The last step of each time step works without the stabiliser: the same h, with numbers that may explode.",
@@ -84,7 +85,7 @@ def slstm() -> Exercise:
         stages=(
             *SLSTM_STAGES,
             Stage(at="each", title="Without the stabiliser", quantities=tuple(each.name for each in RAW),
-                  about="Compare h° with h."),
+                  about="In exact arithmetic h° is h; rounded, they may differ in the last place."),
         ),
         values={
             **{f"W_{g}": inputs[g] for g in "ifzo"},
@@ -118,6 +119,7 @@ def slstm_backward() -> Exercise:
             "The loss is half the squared distance of h from its target y, added up over the steps.",
             "m carries no gradient: it is bookkeeping, and h does not depend on it. δ before a name is the derivative "
             "of the loss by it; δc← and δn← are what a step hands back to the one before.",
+            *SIGNS["slstm"],
             "In code: autograd; the paper's equations (34)-(51).",
         ),
         sizes={"D": 2, "H": 2, "N": 1, "T": 2},
@@ -188,6 +190,7 @@ def mlstm() -> Exercise:
         title="An mLSTM by hand",
         about=(
             "A memory that is a matrix: keys write values into it, queries read them out.",
+            *SIGNS["mlstm"],
             "Numbers of the MIT-licensed workbook xLSTM.xlsx. Erratum: its cells U40 and AE40 divide by "
             "max(|n·i|, 1) with the input gate i where its own label and equation (21) say n·q. At t = 2 that is "
             "452.86 instead of 4.92, and its h = [-0.016, 0.030] should be [-1.501, 2.750], as here.",
@@ -254,7 +257,7 @@ MLSTM_STABILISED = (
         "",
         about="The 1 has become e^-m: both sides were divided by e^m.",
     ),
-    q("h_s", "o * (C_s @ query) / floor_s", "h′", "V", about="The same h."),
+    q("h_s", "o * (C_s @ query) / floor_s", "h′", "V", about="The same h, but for rounding."),
 )
 MLSTM_PARALLEL = (
     q("Q", "stack(query)", "Q", "T", "K", each_step=False),
@@ -282,9 +285,10 @@ MLSTM_STAGES = (
     Stage(at="each", title="Read", quantities=("read", "match", "floor"), about="The memory times the query."),
     Stage(at="each", title="Update hidden state", quantities=("ratio", "h")),
     Stage(at="each", title="With the stabiliser",
-          quantities=("log_f", "kept", "m", "i_s", "f_s", "C_s", "n_s", "floor_s", "h_s"), about="Compare h′ with h."),
+          quantities=("log_f", "kept", "m", "i_s", "f_s", "C_s", "n_s", "floor_s", "h_s"),
+          about="In exact arithmetic h′ is h; rounded, they may differ in the last places."),
     Stage(at="once", title="Parallel: all steps at once", quantities=("Q", "Km", "Vm", "F", "logD", "mp", "D", "A"),
           about="No step waits for another: every decay is a sum of logarithms."),
     Stage(at="once", title="Parallel: queries meet keys", quantities=("S", "B", "floor_p", "read_p", "H_p"),
-          about="Compare the rows of H with the h of each step."),
+          about="In exact arithmetic the rows of H are the h of each step; rounded, they may differ a little."),
 )  # fmt: skip

@@ -89,7 +89,7 @@ class FollowSheet:
         address, tree = writer.layout.place(*cell).address, self.exercise.cell_tree(cell)
         words, risky = words_allowed(cell, writer.risky, writer.may_be_empty), cell.name in writer.risky
         marks = Marks(f"Exercise!{address}", at["own"], at["key"], at["exact"], at["follow"], at["rests"],
-                      TOLERANCE.fixed)  # fmt: skip
+                      TOLERANCE.fixed, writer.decimals)  # fmt: skip
         earlier = [
             f"{FOLLOW['off']}{writer.follow_row[c] + 1}" for c in cells_in(tree) if not self.exercise.given(c.name)
         ]

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from longshort.byhand.exercises import EXERCISES
 from longshort.byhand.formulas import Index, Tree, compute, indices
 from longshort.byhand.graph import LARGEST, Cell, Exercise, Given, Numbers, Rounding
+from longshort.byhand.recipes import SIGNS
 from longshort.config import divisors, suggest
 
 BEST, LEAST = 1 / 20, 1 / 100
@@ -169,7 +170,7 @@ def check_size(kind: str, known: Any, name: str, length: Any) -> None:
         raise ValueError(f"{kind} has no size {name!r}.{suggest(name, known)} Its sizes are {', '.join(known)}")
     most = LARGEST.get(name, 12)
     if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= most:
-        raise ValueError(f"size {name}={length!r}: a whole number from 1 to {most}; more is no work for a pencil")
+        raise ValueError(f"size {name}={length!r}: a whole number from 1 to {most} belongs here")
 
 
 def spelt(sizes: Any) -> str:
@@ -191,7 +192,12 @@ def introduced(exercise: Exercise, kind: str, seed: int, margin: float) -> Exerc
     return replace(
         exercise,
         title=f"{template.title}: new numbers, seed {seed}",
-        about=(made, *ABOUT[kind], *(ties if exercise.decimals is not None else ())),
+        about=(
+            made,
+            *ABOUT[kind],
+            *SIGNS[kind.removesuffix("-backward")],
+            *(ties if exercise.decimals is not None else ()),
+        ),
     )
 
 
@@ -533,8 +539,20 @@ def saturated(exercise: Exercise, numbers: Numbers) -> list[str]:
         if inside < least * len(values):
             between = "-0.95 and 0.95" if kind == "tanh" else "0.05 and 0.95"
             reasons.append(f"saturated: {inside} of {len(values)} {gates} lie between {between}")
+    reasons += [f"{name} is its argument wherever it stands: left out, tanh would not show" for name in idle(numbers)]
     output = "h" if "h" in exercise.by_name else exercise.cells[-1].name
     last = [numbers.at(output, exercise.sizes["T"], index) for index in exercise.indices(output)]
     if all(value in (-1, 0, 1) for value in last):
         reasons.append(f"saturated: the last {output} is {', '.join(f'{value:g}' for value in last)}")
     return reasons
+
+
+def idle(numbers: Numbers) -> list[str]:
+    """The quantities that are a tanh of another one, and the same as that one in every cell, once rounded."""
+    found = []
+    for quantity in numbers.exercise.quantities:
+        if numbers.rounding.decimals is not None and quantity.tree[0] == "tanh" and quantity.tree[1][0] == "ref":
+            cells = [cell for cell in numbers.exercise.cells if cell.name == quantity.name]
+            if all(numbers.found[cell] == numbers.at(quantity.tree[1][1], cell.t, cell.index) for cell in cells):
+                found.append(quantity.name)
+    return found

@@ -39,7 +39,7 @@ class Rounding:
     def __post_init__(self):
         whole = isinstance(self.decimals, int) and not isinstance(self.decimals, bool)
         if self.decimals is not None and not (whole and 0 <= self.decimals <= 9):
-            raise ValueError(f"decimals={self.decimals!r}: a whole number from 0 to 9, or None for exact arithmetic")
+            raise ValueError(f"decimals={self.decimals!r}: a whole number from 0 to 9; or none, for exact arithmetic")
 
     def __call__(self, value: float) -> float:
         if self.decimals is None or not math.isfinite(value):
@@ -298,6 +298,7 @@ class Exercise:
             found = data.get("format") if isinstance(data, dict) else type(data).__name__
             raise ValueError(f"this is no exercise of ours: format {FORMAT!r} is expected, not {found!r}")
         try:
+            check_texts(data)
             return cls(
                 name=data["name"],
                 title=data["title"],
@@ -359,11 +360,24 @@ def in_runs(stages: tuple[Stage, ...]) -> list[tuple[str, list[Stage]]]:
     return runs
 
 
+def check_texts(data: Any) -> None:
+    """Raise ValueError where a text, or a list of them, is something else."""
+    entries = [each for kind in ("givens", "quantities", "stages") for each in data[kind]]
+    texts = ("name", "title", "symbol", "formula", "start", "at", "role", "about", "traced")
+    for each in [{key: data[key] for key in ("name", "title")}, *entries]:
+        for key in texts:
+            if key in each and not isinstance(each[key], str):
+                raise ValueError(f"{key}: a text belongs here, not {each[key]!r}")
+    for line in data["about"]:
+        if not isinstance(line, str):
+            raise ValueError(f"about: a text belongs here, not {line!r}")
+
+
 def check_sizes(exercise: Exercise) -> None:
     for name, length in exercise.sizes.items():
         most = LARGEST.get(name, 12)
         if not isinstance(length, int) or isinstance(length, bool) or not 1 <= length <= most:
-            raise ValueError(f"size {name}={length!r}: a whole number from 1 to {most}; more is no work for a pencil")
+            raise ValueError(f"size {name}={length!r}: a whole number from 1 to {most} belongs here")
     for given in exercise.givens:
         if given.blocks and any(length % exercise.sizes[given.blocks] for length in exercise.shape(given.name)):
             heads, units = exercise.sizes[given.blocks], exercise.shape(given.name)[0]

@@ -60,8 +60,12 @@ RENDERINGS = {
     ".json": Rendering("answers to fill in, with the whole exercise", answers),
 }
 
+HOLD_ANSWERS = (".xlsx", ".json")
 
-def write_exercise(path: Path | str, exercise: Exercise, *, key: bool = False, paper: str = "a4") -> Path:
+
+def write_exercise(
+    path: Path | str, exercise: Exercise, *, key: bool = False, paper: str = "a4", overwrite: bool = False
+) -> Path:
     """Write an exercise to a file, in the format its ending names; whole, or not at all.
 
     Args:
@@ -69,8 +73,9 @@ def write_exercise(path: Path | str, exercise: Exercise, *, key: bool = False, p
         exercise: what to write.
         key: with the answers in it; else to be filled in.
         paper: "a4" or "letter", of a .pdf.
+        overwrite: write over a .xlsx or .json that is there, though somebody's answers may be in it.
 
-    Raises ValueError for another ending, a missing extra, or a file that cannot be written.
+    Raises ValueError for another ending, a missing extra, a file that may hold answers, or that cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in RENDERINGS:
@@ -78,6 +83,8 @@ def write_exercise(path: Path | str, exercise: Exercise, *, key: bool = False, p
         raise ValueError(
             f"{path}: cannot write a file ending in {path.suffix!r}.{near} There are: {', '.join(RENDERINGS)}"
         )
+    if path.suffix.lower() in HOLD_ANSWERS and path.exists() and not overwrite:
+        raise ValueError(f"{path} is there already and may hold answers: give another name, or --overwrite it")
     RENDERINGS[path.suffix.lower()].write(path, exercise, key, paper)
     return path
 

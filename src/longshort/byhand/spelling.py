@@ -222,7 +222,8 @@ TEXT, LATEX, TYPST = Text(), Latex(), Typst()
 
 def parts_of(symbol: str) -> dict[str, str]:
     found = SYMBOL.fullmatch(symbol)
-    assert found, f"symbol {symbol!r} is not written as the exercises write them"
+    if not found:
+        raise ValueError(f"symbol {symbol!r} is not written as exercises write them: a letter, as C~ or z_f")
     return found.groupdict()
 
 
@@ -349,6 +350,8 @@ class Speller:
         each = self.exercise.by_name[name]
         if each.each_step and isinstance(t, int) and t > self.exercise.sizes["T"]:
             return "0"  # nothing comes back from beyond the last step
+        if isinstance(each, Quantity) and each.start and t == 0:
+            return self.spelt(each.start_tree, None, tight)
         if isinstance(each, Quantity) and not each.symbol:
             return self.spelt(each.tree, t, tight)
         return self.label(name, t)

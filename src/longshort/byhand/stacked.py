@@ -3,7 +3,7 @@
 from typing import Any
 
 from longshort.byhand.graph import Exercise, Given, Quantity, Stage
-from longshort.byhand.recipes import X, q
+from longshort.byhand.recipes import SIGNS, X, q
 
 
 def xlstm() -> Exercise:
@@ -16,6 +16,8 @@ def xlstm() -> Exercise:
             "normed stream, then what a gated feed-forward layer says.",
             "The frame is that of xLSTM-7B (2503.13427): RMS norm before, layer norm after the cell, SwiGLU. One head; "
             "both memories start empty.",
+            *SIGNS["xlstm"],
+            "SiLU(z) = z σ(z).",
             "In code: longshort.xLSTM with block='7b', blocks.py.",
         ),
         sizes={"D": 3, "K": 2, "U": 2, "T": 2},

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 from longshort.config import suggest
-from longshort.lessons.frame import Lesson
+from longshort.lessons.frame import Lesson, picture_format
 from longshort.lessons.overflowing import overflow
 from longshort.lessons.remembering import gates
 from longshort.lessons.three_forms import parallel
 from longshort.lessons.vanishing import gradient
 
-__all__ = ["LESSONS", "Lesson", "gates", "gradient", "lesson", "overflow", "parallel"]
+__all__ = ["LESSONS", "Lesson", "gates", "gradient", "lesson", "overflow", "parallel", "picture_format"]
 
 LESSONS: dict[str, Callable[..., Lesson]] = {
     "gates": gates,

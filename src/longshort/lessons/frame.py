@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +144,23 @@ def label_ends(axis: "Axes", x: float, ends: Sequence[tuple[float, str, str]], a
     for share, name, colour in placed:
         at = min(share, at - apart)
         axis.annotate(name, (1.02, at), xycoords="axes fraction", va="center", color=colour, fontsize=8)
+
+
+def one_thread(make: "Callable[..., Lesson]") -> "Callable[..., Lesson]":
+    """The lesson worked on one thread, as small tensors are fastest; the number of threads is put back afterwards."""
+
+    @wraps(make)
+    def run(*arguments: Any, **options: Any) -> Lesson:
+        import torch
+
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            return make(*arguments, **options)
+        finally:
+            torch.set_num_threads(before)
+
+    return run
 
 
 def whole(name: str, value: Any, low: int, high: int) -> None:

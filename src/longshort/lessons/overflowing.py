@@ -3,7 +3,7 @@
 import math
 from typing import TYPE_CHECKING, Any
 
-from longshort.lessons.frame import BLACK, GREY, RED, Lesson, generator, whole
+from longshort.lessons.frame import BLACK, GREY, RED, Lesson, generator, one_thread, whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -19,6 +19,7 @@ CELLS = {
 }
 
 
+@one_thread
 def overflow(*, largest: int = 1000, seed: int = 0) -> Lesson:
     """Exponential gates at growing pre-activations, in float32, with the stabiliser m and without.
 

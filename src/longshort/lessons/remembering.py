@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from longshort.config import suggest
-from longshort.lessons.frame import BLACK, GREY, LINES, PALE, RED, Lesson, generator, label_ends, whole
+from longshort.lessons.frame import BLACK, GREY, LINES, PALE, RED, Lesson, generator, label_ends, one_thread, whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -47,6 +47,7 @@ PANELS: "dict[str, tuple[tuple[str, str, Callable[[Part], Tensor]], ...]]" = {
 and f, not the stabilised weights."""
 
 
+@one_thread
 def gates(
     layer: "nn.Module | None" = None,
     x: Any = None,
@@ -201,13 +202,24 @@ def own_gates(layer: Any, x: Any, part: str | None, units: Sequence[int] | None,
         name="gates",
         title=f"Gates over time: {title}",
         settings=f"{type(layer).__name__}, part {title}, row {row}, {steps} steps of {given}.",
-        look="What to see: a large input gate stores something; while the forget gate is near 1, it stays.",
+        look=LOOK.get(seen.parts[name].cell, "What to see: what each unit lets in, keeps and shows, step by step."),
         columns=("step", *(f"{name} {line.split()[-1]}" for name, line, _ in shown)),
         rows=tuple((t + 1, *(values[t] for _, _, values in shown)) for t in range(steps)),
         series={"columns": [{"title": "", "panels": panels}]},
         draw=draw_gates,
         size=(7.2, 0.8 + 1.25 * len(panels)),
     )
+
+
+KEEPS = "What to see: a large input gate stores something; while the forget gate is near 1, it stays."
+LOOK = {
+    "lstm": KEEPS,
+    "slstm": KEEPS,
+    "mlstm": KEEPS,
+    "gru": "What to see: while z is near 1, the old h stays; where it is near 0, n takes its place, made with r of h.",
+    "rnn": "What to see: no gate at all; every step makes h anew.",
+}
+"""What a traced cell shows."""
 
 
 def as_ours(layer: Any) -> Any:

@@ -4,7 +4,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from longshort.lessons.frame import BLACK, BLUE, GREY, RED, Lesson, generator, label_ends, whole
+from longshort.lessons.frame import BLACK, BLUE, GREY, RED, Lesson, generator, label_ends, one_thread, whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -18,6 +18,7 @@ SHORT = 8
 DASHES = {"recurrent": (BLACK, "-", "o"), "chunkwise": (BLUE, "--", "s"), "parallel": (RED, ":", "^")}
 
 
+@one_thread
 def parallel(*, longest: int = 1024, heads: int = 2, width: int = 16, seed: int = 0) -> Lesson:
     """The mLSTM as a recurrence, chunkwise and in parallel on the same input: how far they differ, how long they take.
 

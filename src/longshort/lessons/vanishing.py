@@ -5,7 +5,7 @@ import statistics
 import warnings
 from typing import TYPE_CHECKING, Any
 
-from longshort.lessons.frame import BLACK, BLUE, GREY, RED, Lesson, generator, label_ends, whole
+from longshort.lessons.frame import BLACK, BLUE, GREY, RED, Lesson, generator, label_ends, one_thread, whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,6 +36,7 @@ SMALLEST = 2.0**-149
 """float32's smallest number above 0."""
 
 
+@one_thread
 def gradient(*, longest: int = 200, hidden: int = 16, features: int = 4, seeds: int = 5, seed: int = 0) -> Lesson:
     """How much the last output still depends on the first input, against length, for RNN, LSTM and sLSTM.
 
