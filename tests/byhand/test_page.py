@@ -1,5 +1,6 @@
 """The web page, in a headless browser: its numbers are the graph's, and it can be read, typed in, heard and printed."""
 
+import json
 import math
 import random
 import re
@@ -60,7 +61,7 @@ def assert_numbers(page, exercise: Exercise, *decimals: int | None) -> None:
 
 def test_page_is_small_and_whole(file):
     html = file.read_text(encoding="utf-8")
-    assert html == page_text() and file.stat().st_size < 300_000
+    assert html == page_text() and file.stat().st_size < 285_000
     assert not re.search(r"""(src|href)\s*=\s*["']?(https?:)?//|url\(|@import|fetch\(|XMLHttpRequest""", html)
 
 
@@ -155,6 +156,13 @@ def test_page_overflows_as_python_does(page):
     assert_numbers(page, page.exercise(), None)
     text = page.tab.inner_text("#board")
     assert "∞" in text and "not a number" in text
+
+
+def test_page_writes_powers_of_ten_with_the_long_minus(page):
+    page.show("rnn", mode="edit")
+    page.ask("() => longshort.edit({ fill: 'b', value: -123456789.5 })")
+    cells = page.tab.locator("#board td").all_inner_texts()
+    assert "−1.2346·10⁸" in cells and not [text for text in cells if "-" in text]
 
 
 def test_page_works_the_largest_sizes(page):
@@ -264,7 +272,7 @@ def answers_of(exercise: Exercise, decimals: int | None) -> dict:
 def judged(page, sheet: dict) -> dict[str, tuple[str, str]]:
     assert page.ask("(sheet) => longshort.load(JSON.stringify(sheet))", sheet) == ""
     words = {"exact": EXACT, "method": METHOD}
-    return {key: (words.get(verdict, verdict), slip) for key, verdict, slip in page.ask("() => longshort.judge()")}
+    return {key: (str(words.get(verdict, verdict)), slip) for key, verdict, slip in page.ask("() => longshort.judge()")}
 
 
 def key(cell: Cell) -> str:
@@ -357,11 +365,165 @@ def test_page_answers_typed_are_checked_hinted_and_revealed(page):
     laid = "(−2)·1 + 0·2 + (−2)·1 + (−2)·1 + 0·1 + 0 = "
     assert laid not in hints[0] and laid + "?" in hints[1] and laid + "−6" in hints[2]
     field(page, "z i at 1, row 1").fill("six")
-    assert "no number" in page.tab.locator(".error:visible").inner_text()
+    assert "no number" in page.tab.locator("#bench .error:visible").inner_text()
     page.tab.get_by_role("button", name="Check step").click()
-    assert page.tab.locator("#report .sum").inner_text() == "1 of 8 right · 1 wrong · 6 still blank."
+    assert page.tab.locator("#report .sum").inner_text() == "1 of 8 right · 1 wrong · 1 unreadable · 5 still blank."
     page.tab.get_by_role("button", name="Reveal this step").click()
     assert field(page, "z f at 1, row 2").input_value() == "−6"
+
+
+def texts(page) -> dict[str, float]:
+    """What the page would save as answers, without the blanks."""
+    saved = page.ask("() => longshort.answers()")
+    ours = Exercise.from_dict(saved["exercise"])
+    found = {}
+    for cell in ours.cells:
+        value = saved["answers"][cell.name]
+        for at in (cell.t - 1, *cell.index) if cell.t else cell.index:
+            value = value[at]
+        if value is not None:
+            found[key(cell)] = value
+    return found
+
+
+def test_page_keeps_answers_through_sizes_and_reset(page):
+    """Only the answers of cells that are no more go, without a word; all others stay."""
+    page.show("lstm", 2, "answer")
+    field(page, "z f at 1, row 1").fill("-4")
+    field(page, "z f at 1, row 2").fill("7")
+    written = {"z_f|1|0": -4, "z_f|1|1": 7}
+    page.show("lstm", 2, "teacher")
+    for steps in ("8 steps", "16 steps", "Reset"):
+        page.tab.get_by_role("button", name=steps).click()
+        assert texts(page) == written
+    page.show("lstm", 2, "edit")
+    field(page, "H hidden units").fill("3")
+    field(page, "H hidden units").press("Enter")
+    assert page.exercise().sizes["H"] == 3 and texts(page) == written
+    page.tab.get_by_role("button", name="Reset").click()
+    assert page.exercise() == exercise("lstm") and texts(page) == written
+    field(page, "H hidden units").fill("1")
+    field(page, "H hidden units").press("Enter")
+    assert texts(page) == {"z_f|1|0": -4}
+
+
+def answering(page, yes: bool, press) -> str:
+    """Presses what asks first, and answers; gives the question."""
+    asked = []
+
+    def answer(dialog):
+        asked.append(dialog.message)
+        dialog.accept() if yes else dialog.dismiss()
+
+    page.tab.once("dialog", answer)
+    press()
+    page.tab.wait_for_function("() => document.getElementById('live').textContent")
+    assert len(asked) == 1
+    return asked[0]
+
+
+def test_page_asks_before_all_answers_go(page, tmp_path):
+    page.show("lstm", 2, "answer")
+    fresh = page.tab.get_by_role("button", name="Start afresh")
+    fresh.click()  # with nothing to lose, nothing is asked
+    field(page, "z f at 1, row 1").fill("-4")
+    field(page, "z f at 1, row 2").fill("7")
+    assert "all 2 answers" in answering(page, False, fresh.click)
+    assert len(texts(page)) == 2
+    page.ask("() => { document.getElementById('live').textContent = ''; }")
+    (tmp_path / "lstm.json").write_text(json.dumps(exercise("lstm").to_dict()), encoding="utf-8")
+    opens = page.tab.get_by_label("Open a file")
+    assert "all 2 answers" in answering(page, False, lambda: opens.set_input_files(tmp_path / "lstm.json"))
+    assert "not opened" in page.tab.inner_text("#load-error") and len(texts(page)) == 2
+    page.ask("() => { document.getElementById('live').textContent = ''; }")
+    answering(page, True, lambda: opens.set_input_files(tmp_path / "lstm.json"))
+    assert page.tab.inner_text("#load-error") == "" and texts(page) == {}
+    page.show("lstm", 2, "answer")
+    field(page, "z f at 1, row 1").fill("-4")
+    assert "the one answer" in answering(page, True, fresh.click)
+    assert texts(page) == {} and field(page, "z f at 1, row 1").input_value() == ""
+
+
+def test_page_saves_no_revealed_number_as_an_answer(page):
+    page.show("lstm", 2, "answer")
+    field(page, "z f at 1, row 1").fill("-4")
+    page.tab.get_by_role("button", name="Reveal this step").click()
+    shown = field(page, "z f at 1, row 2")
+    assert shown.input_value() == "−6" and texts(page) == {"z_f|1|0": -4}
+    shown.press("Enter")
+    assert texts(page) == {"z_f|1|0": -4}
+    page.tab.reload()
+    page.tab.wait_for_function("window.longshort?.ready > 0")
+    assert field(page, "z f at 1, row 2").input_value() == "−6" and texts(page) == {"z_f|1|0": -4}
+    shown.fill("-5")
+    assert texts(page) == {"z_f|1|0": -4, "z_f|1|1": -5}
+
+
+def test_page_on_an_exact_sheet_takes_no_zero_for_a_small_number(page):
+    """Never further off than half the size of what is expected, as the checker has it."""
+    small = exercise("rnn").changed(decimals=None)
+    small = small.changed(values={given.name: a_thousandth(small.values[given.name]) for given in small.givens})
+    expected = small.work().found
+    verdicts = set()
+    for answer in (0.0, 0.001, -0.001, 0.002, 0.01):
+        for cell in [each for each in small.cells if 0 < abs(expected[each]) < 0.005]:
+            answers = laid_out(small, {cell: answer}.get)
+            mark = check(small, answers)[cell]
+            sheet = {"format": "longshort answers 1", "exercise": small.to_dict(), "answers": answers}
+            assert judged(page, sheet) == {key(cell): (mark.verdict, mark.slip)}
+            assert mark.verdict == "wrong" or abs(answer - expected[cell]) <= abs(expected[cell]) / 2 + 1e-9
+            verdicts.add((answer, mark.verdict))
+    assert (0.0, "right") not in verdicts and {(0.001, "right"), (0.01, "wrong")} <= verdicts
+
+
+def a_thousandth(value):
+    return [a_thousandth(each) for each in value] if isinstance(value, list) else value / 1000
+
+
+@pytest.mark.parametrize("text", ["abc", "1/2", "=2+2", "1e999"])
+def test_page_says_what_is_no_answer(page, text):
+    """In words: beside the field, in the slip, in the live region, and again when the step is opened anew."""
+    page.show("lstm", 2, "answer")
+    cell = field(page, "z f at 1, row 1")
+    cell.fill(text)
+    says = "too large" if text == "1e999" else "is no number"
+    assert cell.get_attribute("aria-invalid") == "true"
+    assert says in page.tab.inner_text("#slip-lines") and says in page.tab.locator("#bench .error:visible").inner_text()
+    page.tab.wait_for_function("(says) => document.getElementById('live').textContent.includes(says)", arg=says)
+    cell.press("Enter")
+    assert "unreadable" in page.tab.inner_text("#slip-lines") and says in page.tab.inner_text("#slip-lines")
+    page.tab.get_by_role("button", name="Check step").click()
+    assert page.tab.locator("#report .sum").inner_text() == "0 of 8 right · 1 unreadable · 7 still blank."
+    assert says in page.tab.inner_text("#report li")
+    other = field(page, "z f at 1, row 2")
+    other.fill("six")
+    other.fill("6")  # what is wrong with the first is said again
+    assert says in page.tab.locator("#bench .error:visible").inner_text()
+    other.fill("")
+    page.show("lstm", 3, "answer")
+    page.show("lstm", 2, "answer")
+    assert cell.input_value() == text and cell.get_attribute("aria-invalid") == "true"
+    assert says in page.tab.locator("#bench .error:visible").inner_text() and texts(page) == {}
+
+
+def test_page_escape_takes_back_what_was_typed(page):
+    page.show("lstm", 2, "answer")
+    cell, other = field(page, "z f at 1, row 1"), field(page, "z f at 1, row 2")
+    cell.fill("9")
+    cell.press("Escape")
+    assert cell.input_value() == "" and texts(page) == {}
+    cell.fill("-4")
+    cell.press("Enter")
+    other.focus()
+    cell.fill("abc")
+    cell.press("Escape")
+    assert cell.input_value() == "-4" and texts(page) == {"z_f|1|0": -4}
+    assert cell.get_attribute("aria-invalid") is None and page.tab.locator("#bench .error:visible").count() == 0
+    assert "right" in page.tab.inner_text("#slip-lines")
+    page.tab.get_by_role("button", name="Reveal this step").click()
+    other.fill("3")
+    other.press("Escape")
+    assert other.input_value() == "−6" and texts(page) == {"z_f|1|0": -4}
 
 
 # ---- how it behaves --------------------------------------------------------------------------------------------------
@@ -402,8 +564,10 @@ def test_page_goes_by_keyboard_alone(page):
     press("ArrowRight")
     assert page.tab.inner_text("h1") == "An LSTM by hand"
     press("n")
-    press("PageDown")
+    press("PageDown")  # scrolls, as everywhere
+    press("n")
     press("p")
+    press("PageUp")
     assert page.tab.locator("#jump").input_value() == "2"
     for _ in range(30):
         press("Tab")
