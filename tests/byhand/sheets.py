@@ -97,8 +97,8 @@ def verdicts(exercise: Exercise, answers: Answers) -> tuple[dict[Cell, float], d
     def near(a: float, b: float) -> bool:
         if not (math.isfinite(a) and math.isfinite(b)):
             return a == b or (a == OVER and math.isnan(b))
-        if exercise.decimals is None:  # never over half the number itself: 0 is not -0.00009
-            return abs(a - b) <= min(half, abs(b) / 2) + max(1e-9 * abs(b), 1e-15)
+        if exercise.decimals is None and abs(b) > 1e-15 and a * b <= 0:  # 0 is not -0.00009
+            return False
         return abs(a - b) <= half + 1e-9 * max(1.0, abs(b))
 
     for cell in exercise.cells:

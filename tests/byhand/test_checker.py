@@ -411,3 +411,27 @@ def test_check_refuses_numbers_where_there_is_no_cell():
     assert set(check(ours, changed(answers, (Cell("D", 0, (0, 1)), 0))).verdicts.values()) == {RIGHT}
     with pytest.raises(ValueError, match="D, row 1, column 2 does not exist"):
         check(ours, changed(answers, (Cell("D", 0, (0, 1)), 0.5)))
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm-backward", "slstm-backward"])
+@pytest.mark.parametrize("decimals", [2, 3])
+def test_check_takes_rightly_rounded_answers_on_a_sheet_without_rounding(name, decimals):
+    each = exercise(name).changed(decimals=None)
+    numbers, written = each.work(), Rounding(decimals)
+    answers = blank_answers(each)
+    for cell in each.cells:
+        place = answers[cell.name]
+        for at in ((cell.t - 1,) if cell.t else ()) + cell.index[:-1]:
+            place = place[at]
+        value = written(numbers.found[cell])
+        if cell.index and value:  # 0 stands for 0 alone
+            place[cell.index[-1]] = value
+    report = check(each, answers)
+    assert report.counts[RIGHT] > len(each.cells) / 2
+    assert [mark for mark in report.marks if mark.verdict in (WRONG, METHOD)] == []
+
+
+def test_check_refuses_zeros_for_small_numbers_on_a_sheet_without_rounding():
+    each = exercise("lstm").changed(decimals=None)
+    report = check(each, {"f": [[0, 0], [0, 0], [0, 0]]})
+    assert {mark.verdict for mark in report.marks if mark.cell.name == "f"} == {WRONG}

@@ -378,3 +378,10 @@ def test_walk_gives_the_terminal_back_as_it_was(last, code):
     finally:
         os.close(terminal)
         os.close(inside)
+
+
+def test_first_step_of_an_exact_exercise_and_a_sheet_far_too_narrow_for_its_numbers():
+    each = exercise("lstm").changed(decimals=None)
+    assert "z_f" in first_step(each)
+    huge = each.changed(values={"x": [[1e40, 2, 1]] * 3})
+    assert "Update memory" in text(huge, width=40)

@@ -420,10 +420,10 @@ def verdict(marks: Marks, words: tuple[str, ...]) -> str:
     """The formula of a check cell."""
 
     def near(other: str) -> str:
-        # Without rounding the tolerance is never over half the number itself, so that 0 is not -0.00009.
-        small_too = f"MIN({marks.tolerance},ABS({other})/2)+MAX(1E-9*ABS({other}),1E-15)"
-        rounded = f"{marks.tolerance}+1E-9*MAX(1,ABS({other}))"
-        apart = f"ABS({marks.own}-{other})<=IF(ISNUMBER({marks.decimals}),{rounded},{small_too})"
+        # Without rounding an answer has the number's sign too, so that 0 is not -0.00009.
+        apart = f"ABS({marks.own}-{other})<={marks.tolerance}+1E-9*MAX(1,ABS({other}))"
+        sign = f"ISNUMBER({marks.decimals}),ABS({other})<=1E-15,{marks.own}*{other}>0"
+        apart = f"AND({apart},OR({sign}))"
         return f"IFERROR({apart},IFERROR({marks.own}={other},FALSE))"
 
     follows = f'IF({marks.rests_on_wrong}>0,"{FOLLOWS}","{RIGHT}")'

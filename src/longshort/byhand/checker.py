@@ -76,7 +76,7 @@ def check(exercise: Exercise, answers: Mapping[str, Any]) -> "Report":
             over the steps. None where a cell, or a whole part, is blank. Numbers may be texts such as "−0,7".
 
     An answer matches a number that is not further off than half a unit of the sheet's last decimal; on a sheet without
-    rounding, of the answer's own last decimal, of which 2 to 9 count, and within half the number itself.
+    rounding, of the answer's own last decimal, of which 2 to 9 count; and 0 is right only for 0.
 
     Raises ValueError, naming the cell, for a name that is not asked for, a wrong shape, or what is no number.
 
@@ -91,7 +91,7 @@ def check(exercise: Exercise, answers: Mapping[str, Any]) -> "Report":
 def near(answer: float, expected: float, places: int, small_too: bool = False) -> bool:
     """Whether two numbers are the same to half a unit of a decimal place.
 
-    `small_too`, where nothing is rounded: and to half the number's own size, so that 0 is not −0.00009.
+    `small_too`, where nothing is rounded: and of the same sign, so that 0 is not −0.00009.
     """
     if math.isnan(answer) or math.isnan(expected):
         return math.isnan(answer) and math.isnan(expected)
@@ -99,7 +99,8 @@ def near(answer: float, expected: float, places: int, small_too: bool = False) -
         return answer == expected
     apart, half = abs(answer - expected), 0.5 * 10.0**-places
     if small_too:
-        return apart <= min(half, abs(expected) / 2) + max(SLACK * abs(expected), NOTHING_LEFT)
+        nothing = abs(expected) <= NOTHING_LEFT
+        return apart <= half + SLACK * abs(expected) and (nothing or answer * expected > 0)
     return apart <= half + SLACK * max(1.0, abs(expected))
 
 

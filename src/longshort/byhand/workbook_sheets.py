@@ -368,10 +368,10 @@ class ExerciseSheet(Sheet):
         places = f'IF({d}=0,"a whole number",{d}&IF({d}=1," decimal"," decimals"))'
         rule = (f'=IF(ISNUMBER({d}),"Round every number to "&{places}&" when you write it down '
                 f'(halves away from zero), and carry on with that.","Exact arithmetic: carry every number on as it is. '
-                f'An answer within 0.005, and within half its size, is right.")')  # fmt: skip
+                f'An answer within 0.005 is right, and 0 only where it is 0.")')  # fmt: skip
         rule_now = str(
             Rounding(self.exercise.decimals)
-        ) + " An answer within 0.005, and within half its size, is right." * (value == "exact")
+        ) + " An answer within 0.005 is right, and 0 only where it is 0." * (value == "exact")
         sheet.write_formula(DECIMALS.row, DECIMALS.column + 1, rule, text, rule_now)
         column, rows = FOLLOW["verdict"], self.writer.follow_row
         marks = f"Follow!${column}${min(rows.values()) + 1}:${column}${max(rows.values()) + 1}"

@@ -72,7 +72,7 @@ def first_step(exercise: Exercise, *, encoding: str | None = None) -> str:
             full = sheet.matrix(quantity.name, step.t, lambda cell: sheet.say(show(sheet.exact.at(*cell), digits)))
             table.append((title, equation, in_line(hand), "" if full == hand else in_line(full)))
     # What stands alone in its last columns may be longer than they are wide.
-    widths = [max(cell_len(row[at]) for row in table if any(row[at + 1 :])) for at in range(3)]
+    widths = [max((cell_len(row[at]) for row in table if any(row[at + 1 :])), default=0) for at in range(3)]
     return "\n".join("  ".join((*(pad(row[at], widths[at]) for at in range(3)), row[3])).rstrip() for row in table)
 
 

@@ -49,7 +49,7 @@ def wrapped(text: str, width: int) -> list[str]:
     >>> wrapped("0·1 + (−1)·2 + 4", 12)
     ['0·1 + (−1)·2', '+ 4']
     """
-    lines = [""]
+    width, lines = max(1, width), [""]
     for piece in re.sub(r" ([-+−=≈/⊙]) ", " \\1\u00a0", text).split(" "):
         piece = piece.replace("\u00a0", " ")
         while cell_len(piece) > width:  # no space to break at
