@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from longshort.cells import native
 from longshort.cells.gru import GRUState, gru_start
 from longshort.cells.lstm import GATES, LSTMState, lstm_start
 from longshort.cells.mlstm import MLSTMState, mlstm_start
@@ -78,7 +79,7 @@ def rnn(
     expect("R", R, (N, H, H), "(N, H, H)")
     one_of("nonlinearity", nonlinearity, NONLINEARITIES)
     dtype = compute_dtype(RNNState, state, x_pre=x_pre, R=R)
-    state = start_state(state, RNNState, rnn_start(B, N, H, dtype=dtype, device=x_pre.device))
+    state = start_state(state, RNNState, rnn_start, (B, N, H), [(B, N, H)], dtype, x_pre.device)
     return drive("rnn", [x_pre], {"R": R}, state, lengths, reset, kernel, {"nonlinearity": nonlinearity})
 
 
@@ -115,9 +116,8 @@ def lstm(
     if proj is not None:
         expect("proj", proj, (N, P, H), "(N, P, H)")
     expect("R", R, (G, N, H, P), "(G, N, H, P)")
-    dtype = compute_dtype(LSTMState, state, x_pre=x_pre, R=R, **({} if proj is None else {"proj": proj}))
-    empty = lstm_start(B, N, H, P, dtype=dtype, device=x_pre.device)
-    state = start_state(state, LSTMState, empty)
+    dtype = compute_dtype(LSTMState, state, x_pre=x_pre, R=R, proj=proj)
+    state = start_state(state, LSTMState, lstm_start, (B, N, H, P), [(B, N, P), (B, N, H)], dtype, x_pre.device)
     return drive("lstm", [x_pre], {"R": R, "proj": proj}, state, lengths, reset, kernel, {})
 
 
@@ -149,8 +149,8 @@ def gru(
     expect("R", R, (3, N, H, H), "(3, N, H, H)")
     if bias is not None:
         expect("bias", bias, (N, H), "(N, H)")
-    dtype = compute_dtype(GRUState, state, x_pre=x_pre, R=R, **({} if bias is None else {"bias": bias}))
-    state = start_state(state, GRUState, gru_start(B, N, H, dtype=dtype, device=x_pre.device))
+    dtype = compute_dtype(GRUState, state, x_pre=x_pre, R=R, bias=bias)
+    state = start_state(state, GRUState, gru_start, (B, N, H), [(B, N, H)], dtype, x_pre.device)
     return drive("gru", [x_pre], {"R": R, "bias": bias}, state, lengths, reset, kernel, {})
 
 
@@ -182,7 +182,7 @@ def slstm(
     expect("x_pre", x_pre, (B, T, 4, N, H), "(B, T, 4, N, H)")
     expect("R", R, (4, N, H, H), "(4, N, H, H)")
     dtype = compute_dtype(SLSTMState, state, x_pre=x_pre, R=R)
-    state = start_state(state, SLSTMState, slstm_start(B, N, H, dtype=dtype, device=x_pre.device))
+    state = start_state(state, SLSTMState, slstm_start, (B, N, H), [(B, N, H)] * 4, dtype, x_pre.device)
     return drive("slstm", [x_pre], {"R": R}, state, lengths, reset, kernel, {"forget": forget})
 
 
@@ -225,8 +225,8 @@ def mlstm(
     if chunk_size < 1:
         raise ValueError(f"chunk_size={chunk_size}: a chunk holds at least 1 step")
     dtype = compute_dtype(MLSTMState, state, q=q, k=k, v=v, i_pre=i_pre, f_pre=f_pre)
-    empty = mlstm_start(B, N, K, V, dtype=dtype, device=q.device)
-    state = start_state(state, MLSTMState, empty)
+    shapes = [(B, N, K, V), (B, N, K), (B, N)]
+    state = start_state(state, MLSTMState, mlstm_start, (B, N, K, V), shapes, dtype, q.device)
     inputs = [q, k, v, i_pre, f_pre]
     return drive("mlstm", inputs, {}, state, lengths, reset, kernel, {"chunk_size": chunk_size, "eps": eps})
 
@@ -236,6 +236,13 @@ def one_step(door: Callable, inputs: Sequence[Tensor], *args, reset: Tensor | No
     reset = None if reset is None else reset[:, None]
     h, state = door(*(x.unsqueeze(1) for x in inputs), *args, reset=reset, **options)
     return h.squeeze(1), state
+
+
+def at_once(kernel: str) -> bool:
+    """Whether one step may go straight to the C++ core, as far as the tensors allow."""
+    if kernel not in ("auto", "native") or WATCHING.lists or torch.compiler.is_compiling() or under_transform():
+        return False
+    return not torch.jit.is_tracing() and native.missing() is None  # type: ignore[attr-defined]
 
 
 def rnn_step(x_pre: Float[Tensor, "B N H"], R, state: RNNState | None = None, *, reset=None, **options):
@@ -259,10 +266,24 @@ def slstm_step(x_pre: Float[Tensor, "B 4 N H"], R, state: SLSTMState | None = No
 
 
 def mlstm_step(
-    q: Float[Tensor, "B N K"], k, v, i_pre, f_pre, state: MLSTMState | None = None, *, reset=None, **options
+    q: Float[Tensor, "B N K"],
+    k,
+    v,
+    i_pre,
+    f_pre,
+    state: MLSTMState | None = None,
+    *,
+    eps: float = 0.0,
+    reset=None,
+    kernel: str = "auto",
+    **options,
 ):
     """One time step of `mlstm`: the same arguments less T (and no lengths); returns h (B, N, V) and the state."""
-    return one_step(mlstm, [q, k, v, i_pre, f_pre], state, reset=reset, **options)
+    if type(state) is MLSTMState and reset is None and not options and at_once(kernel):
+        done = native.mlstm_step(q, k, v, i_pre, f_pre, state, eps)
+        if done is not None:
+            return done
+    return one_step(mlstm, [q, k, v, i_pre, f_pre], state, reset=reset, eps=eps, kernel=kernel, **options)
 
 
 # ---- looking on ------------------------------------------------------------------------------------------------------
@@ -339,31 +360,37 @@ def drive(cell: str, inputs: list[Tensor], weights: dict, state, lengths, reset,
     return call(cell, inputs, weights, state, lengths, reset, kernel, options)
 
 
-def compute_dtype(kind: type, state, **tensors: Tensor) -> torch.dtype:
+def compute_dtype(kind: type, state, **tensors: Tensor | None) -> torch.dtype:
     """The dtype of states and sums: float32, or wider if any tensor is. All must be floating point."""
-    if state is not None and not (
-        isinstance(state, tuple) and len(state) == len(kind._fields) and all(isinstance(x, Tensor) for x in state)
-    ):
+    if state is None:
+        fields = ()
+    elif isinstance(state, tuple) and len(state) == len(kind._fields) and all(isinstance(x, Tensor) for x in state):
+        fields = state
+    else:
         raise ValueError(
             f"state must be a {kind.__name__}({', '.join(kind._fields)}) of tensors, or None, got {state!r}"
         )
-    tensors |= {} if state is None else {f"state.{name}": x for name, x in zip(kind._fields, state, strict=True)}
     dtype = torch.float32
-    for name, x in tensors.items():
+    if all(x is None or x.dtype is dtype for x in (*tensors.values(), *fields)):
+        return dtype
+    named = tensors | {f"state.{name}": x for name, x in zip(kind._fields, fields, strict=False)}
+    for name, x in named.items():
+        if x is None:
+            continue
         if not x.is_floating_point():
             raise ValueError(f"{name} must be floating point, got {x.dtype}")
         dtype = torch.promote_types(dtype, x.dtype)
     return dtype
 
 
-def start_state(state, kind: type, empty):
-    """The given state, its shapes checked, in the compute dtype; or the empty one."""
+def start_state(state, kind: type, start: Callable, sizes: Sequence[int], shapes, dtype: torch.dtype, device):
+    """The given state, its `shapes` checked, in the compute dtype; or the empty one, `start(*sizes)`."""
     if state is None:
-        return empty
-    for name, given, want in zip(kind._fields, state, empty, strict=True):
-        if given.shape != want.shape:
-            raise ValueError(f"state.{name} has shape {tuple(given.shape)}; these inputs take {tuple(want.shape)}")
-    return kind(*(given.to(want.dtype) for given, want in zip(state, empty, strict=True)))
+        return start(*sizes, dtype=dtype, device=device)
+    for name, given, want in zip(kind._fields, state, shapes, strict=True):
+        if given.shape != want:
+            raise ValueError(f"state.{name} has shape {tuple(given.shape)}; these inputs take {want}")
+    return kind(*[x if x.dtype is dtype else x.to(dtype) for x in state])
 
 
 def shape_of(name: str, x: Tensor, axes: str) -> torch.Size:

@@ -1,14 +1,17 @@
 """Which implementation of a cell runs: a table and one function. The only dispatch there is; it computes nothing."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import Parameter
 
+from longshort.cells import native
 from longshort.shapes import Float
 
 
@@ -30,17 +33,28 @@ class Kernel:
     """Only ever taken by name."""
     transforms: bool = True
     """Whether vmap, forward-mode derivatives and other transforms can look inside."""
+    missing: Callable[[], str | None] = lambda: None
+    """Says why this installation does not have it, or None."""
+    without: tuple[str, ...] = ()
+    """The weights it cannot take."""
 
-    def why_not(self, x: Tensor) -> str | None:
-        """Why it cannot run on `x`, as a sentence; None if it can."""
+    def why_not(self, x: Tensor, dtype: torch.dtype | None = None, weights: Sequence[str] = ()) -> str | None:
+        """Why it cannot run on `x` in the state's `dtype` (None: what `x` alone asks for), as a sentence; or None."""
+        dtype = torch.promote_types(x.dtype, torch.float32) if dtype is None else dtype
         if self.device is not None and x.device.type != self.device:
             return f"it runs on {self.device}, and the input is on {x.device.type}"
-        if self.dtypes is not None and x.dtype not in self.dtypes:
-            return f"it computes in {', '.join(map(str, self.dtypes))}, and the input is {x.dtype}"
+        if self.device is not None and type(x) not in (Tensor, Parameter):
+            return f"it reads plain tensors, and the input is a {type(x).__name__}"
+        if self.dtypes is not None and dtype not in self.dtypes:
+            return f"it computes in {', '.join(map(str, self.dtypes))}, and these inputs ask for {dtype}"
         if self.needs is not None and find_spec(self.needs) is None:
             return f"it needs the package {self.needs}, which is not installed"
+        if reason := self.missing():
+            return reason
         if not self.transforms and under_transform():
             return "vmap, jvp and other transforms of functions cannot look inside it"
+        if taken := [name for name in weights if name in self.without]:
+            return f"it does not take {', '.join(taken)}"
         return None
 
 
@@ -49,12 +63,19 @@ def under_transform() -> bool:
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
+def in_cpp(cell: str, **more) -> Kernel:
+    """The C++ core's implementation of a cell."""
+    options = {"device": "cpu", "dtypes": (torch.float32,), "transforms": False, "missing": native.missing}
+    return Kernel("longshort.cells.native", cell, **options, **more)
+
+
 KERNELS: dict[str, dict[str, Kernel]] = {  # fastest first; the last one takes anything and defines the answer
-    "rnn": {"reference": Kernel("longshort.cells.rnn", "rnn")},
-    "lstm": {"reference": Kernel("longshort.cells.lstm", "lstm")},
-    "gru": {"reference": Kernel("longshort.cells.gru", "gru")},
-    "slstm": {"reference": Kernel("longshort.cells.slstm", "slstm")},
+    "rnn": {"native": in_cpp("rnn"), "reference": Kernel("longshort.cells.rnn", "rnn")},
+    "lstm": {"native": in_cpp("lstm", without=("proj",)), "reference": Kernel("longshort.cells.lstm", "lstm")},
+    "gru": {"native": in_cpp("gru"), "reference": Kernel("longshort.cells.gru", "gru")},
+    "slstm": {"native": in_cpp("slstm"), "reference": Kernel("longshort.cells.slstm", "slstm")},
     "mlstm": {
+        "native": in_cpp("mlstm"),
         "chunkwise": Kernel("longshort.cells.mlstm", "mlstm_chunkwise", auto_from=2, transforms=False),
         "parallel": Kernel("longshort.cells.mlstm", "mlstm_parallel", on_request=True),
         "reference": Kernel("longshort.cells.mlstm", "mlstm_reference"),
@@ -67,17 +88,45 @@ def check_name(cell: str, kernel: str) -> None:
         raise ValueError(f"{cell} has no kernel {kernel!r}; it has {', '.join(KERNELS[cell])}, and auto")
 
 
-def choose(cell: str, x: Float[Tensor, "B T ..."], kernel: str = "auto") -> Callable:
-    """The implementation of `cell` to run on `x`: the one asked for, or the fastest that can."""
+def choose(
+    cell: str,
+    x: Float[Tensor, "B T ..."],
+    kernel: str = "auto",
+    dtype: torch.dtype | None = None,
+    weights: Sequence[str] = (),
+) -> Callable:
+    """The implementation of `cell` to run on `x`: the one asked for, or the fastest that can.
+
+    Args:
+        dtype: the state's, in which it computes; None: float32, or wider if x is.
+        weights: the names of those that come along.
+    """
     check_name(cell, kernel)
     table = KERNELS[cell]
     if kernel == "auto":
         steps = x.shape[1]
         kernel = next(
-            name for name, k in table.items() if not k.on_request and k.auto_from <= steps and k.why_not(x) is None
+            name
+            for name, k in table.items()
+            if not k.on_request and k.auto_from <= steps and k.why_not(x, dtype, weights) is None
         )
-    elif reason := table[kernel].why_not(x):
+    elif reason := table[kernel].why_not(x, dtype, weights):
         raise ValueError(f"{cell} cannot use kernel={kernel!r} here: {reason}. Try kernel='auto'.")
     at = table[kernel]
     # A module that is there already is looked up: torch.compile cannot trace an import.
     return getattr(sys.modules.get(at.module) or import_module(at.module), at.function)
+
+
+FEW_ROWS = 32  # below, laying the weights out anew costs more than it saves
+
+
+def linear_of(x: Tensor, weight: Tensor, bias: Tensor | None, kernel: str) -> Callable:
+    """What computes x W^T + b for a layer with this `kernel`: the C++ core where it can and pays, or torch."""
+    others = [weight] if bias is None else [weight, bias]
+    recording = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    if kernel not in ("auto", "native") or recording or torch.is_autocast_enabled("cpu"):
+        return F.linear
+    if x.numel() < FEW_ROWS * x.shape[-1] or any(each.dtype != torch.float32 for each in (x, *others)):
+        return F.linear
+    core = in_cpp("linear")
+    return native.linear if all(core.why_not(each) is None for each in (x, *others)) else F.linear

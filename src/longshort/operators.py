@@ -45,15 +45,15 @@ def run_cell(cell: str, inputs: Sequence[Tensor], weights: dict, state, lengths,
     """Run the chosen kernel in the state's dtype, and hand back h in the input's dtype."""
     x = inputs[0]
     B, T = x.shape[:2]
-    compute = choose(cell, x, kernel)
+    compute = choose(cell, x, kernel, state[0].dtype, [name for name, w in weights.items() if w is not None])
     if 0 in (B, T):
         return x.new_zeros(B, T, *output_shape(cell, state)) + 0 * x.sum(), state  # a part of the graph, as torch's
     dtype = state[0].dtype
-    inputs = [each.to(dtype) for each in inputs]
-    weights = {name: None if w is None else w.to(dtype) for name, w in weights.items()}
+    inputs = [x if x.dtype is dtype else x.to(dtype) for x in inputs]
+    weights = {name: w if w is None or w.dtype is dtype else w.to(dtype) for name, w in weights.items()}
     with without_autocast(x.device.type):  # gates, states and sums stay in the state's dtype
         h, state = compute(*inputs, **weights, state=state, lengths=lengths, reset=reset, **options)
-    return h.to(x.dtype), state
+    return (h if h.dtype is x.dtype else h.to(x.dtype)), state
 
 
 def check_within(lengths: Int[Tensor, "B"] | None, T: int) -> None:

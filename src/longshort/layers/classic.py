@@ -70,7 +70,7 @@ class TorchLayer(Layer):
 
     def x_pre(self, w: dict[str, Tensor], x: Float[Tensor, "B T D"], bias: Tensor | None) -> Float[Tensor, "B T G N H"]:
         """What the input gives each gate of each head."""
-        return F.linear(x, w["weight_ih"], bias).unflatten(-1, (self.gates, self.num_heads, -1))
+        return self.linear(x, w["weight_ih"], bias).unflatten(-1, (self.gates, self.num_heads, -1))
 
     def both_biases(self, w: dict[str, Tensor]) -> Tensor | None:
         return w["bias_ih"] + w["bias_hh"] if self.bias else None

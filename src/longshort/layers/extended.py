@@ -80,7 +80,7 @@ class sLSTM(Layer):
 
     def run(self, w, x, state, lengths, reset):
         N = self.num_heads
-        x_pre = F.linear(x, w["weight_ih"], w.get("bias")).unflatten(-1, (4, N, -1))
+        x_pre = self.linear(x, w["weight_ih"], w.get("bias")).unflatten(-1, (4, N, -1))
         start = None if state is None else SLSTMState(*(each.unflatten(-1, (N, -1)) for each in state))
         h, last = slstm(
             x_pre, w["weight_hh"], start, forget=self.forget, lengths=lengths, reset=reset, kernel=self.kernel
@@ -196,7 +196,7 @@ class mLSTM(Layer):
         return ((self.hidden_size,), (N, K, V), (N, K), (N,))
 
     def run(self, w, x, state, lengths, reset):
-        q, k, v, i_pre, f_pre, o_pre = F.linear(x, w["weight_ih"], w.get("bias")).split(self.rows, -1)
+        q, k, v, i_pre, f_pre, o_pre = self.linear(x, w["weight_ih"], w.get("bias")).split(self.rows, -1)
         q, k, v = (each.unflatten(-1, (self.num_heads, -1)) for each in (q, k, v))
         start = None if state is None else MLSTMState(state.C, state.n, state.m)
         h, last = mlstm(

@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from longshort.cells.loop import clean, steps_within
 from longshort.functional import check_lengths, check_reset, whole_numbers
+from longshort.kernels import linear_of
 from longshort.shapes import Bool, Float, Int
 
 
@@ -146,6 +147,10 @@ class Layer(nn.Module):
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *changed])
 
     # ---- calls ----
+
+    def linear(self, x: Float[Tensor, "B T D"], weight: Tensor, bias: Tensor | None) -> Float[Tensor, "B T G"]:
+        """What the input gives, by whatever computes it fastest here."""
+        return linear_of(x, weight, bias, self.kernel)(x, weight, bias)
 
     def forward(
         self,

@@ -1,0 +1,154 @@
+// The doors of the library, plain C: which variant runs, on whose threads, with which memory.
+#include <cstdlib>
+
+#include "shared.h"
+
+#if defined(_WIN32)
+#define EXPORT extern "C" __declspec(dllexport)
+#define YIELD()
+#else
+#include <pthread.h>
+#include <sched.h>
+#define EXPORT extern "C" __attribute__((visibility("default")))
+#define YIELD() sched_yield()
+#endif
+#if defined(__x86_64__)
+#define PAUSE() __builtin_ia32_pause()
+#elif defined(__aarch64__)
+#define PAUSE() __asm__ volatile("yield")
+#else
+#define PAUSE()
+#endif
+
+namespace baseline { extern const Functions functions; }
+#if defined(__x86_64__)
+namespace avx2 { extern const Functions functions; }
+namespace avx512 { extern const Functions functions; }
+#endif
+
+// ---- variants: the best first ----------------------------------------------------------------------------------------
+
+static const Functions* const VARIANTS[] = {
+#if defined(__x86_64__)
+    &avx512::functions, &avx2::functions,
+#endif
+    &baseline::functions};
+static const int64_t COUNT = sizeof(VARIANTS) / sizeof(VARIANTS[0]);
+
+static bool runs_here(int64_t variant) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (variant == 0)
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("fma");
+    if (variant == 1)
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2") &&
+               __builtin_cpu_supports("bmi");
+#endif
+    return true;
+}
+
+EXPORT int64_t longshort_variants() { return COUNT; }
+EXPORT const char* longshort_variant(int64_t variant) { return VARIANTS[variant]->name; }
+EXPORT int64_t longshort_runs_here(int64_t variant) { return runs_here(variant); }
+
+// ---- threads: the OpenMP runtime that is in the process already, found by cells/native.py ----------------------------
+
+typedef void (*GompParallel)(void (*)(void*), void*, unsigned, unsigned);
+typedef void (*KmpFork)(void*, int32_t, void (*)(int32_t*, int32_t*, ...), ...);
+typedef void (*KmpPush)(void*, int32_t, int32_t);
+typedef int32_t (*KmpThread)(void*);
+typedef int (*OmpNumber)();
+static GompParallel gomp_parallel;
+static KmpFork kmp_fork;
+static KmpPush kmp_push;
+static KmpThread kmp_thread;
+static OmpNumber thread_number, thread_count;
+
+struct Region { Body body; void* data; };
+static void gomp_entry(void* data) {
+    const Region* region = (const Region*)data;
+    region->body(region->data, thread_number(), thread_count());
+}
+static void kmp_entry(int32_t*, int32_t*, ...) ;
+static void kmp_entry(int32_t* global, int32_t* bound, ...) {
+    __builtin_va_list rest;
+    __builtin_va_start(rest, bound);
+    gomp_entry(__builtin_va_arg(rest, void*));
+    __builtin_va_end(rest);
+    (void)global;
+}
+struct Place { int32_t reserved, flags, reserved2, reserved3; const char* source; };
+
+EXPORT void longshort_threads(void* gomp, void* fork, void* push, void* global, void* number, void* count) {
+    gomp_parallel = (GompParallel)gomp, kmp_fork = (KmpFork)fork, kmp_push = (KmpPush)push;
+    kmp_thread = (KmpThread)global;
+    thread_number = (OmpNumber)number, thread_count = (OmpNumber)count;
+}
+
+void run_parallel(Body body, void* data, int64_t threads) {
+    Region region = {body, data};
+    if (threads <= 1 || !thread_number || !(gomp_parallel || kmp_fork)) return body(data, 0, 1);
+    if (gomp_parallel) return gomp_parallel(gomp_entry, &region, (unsigned)threads, 0);
+    static Place place = {0, 2, 0, 0, ";longshort;run_parallel;1;1;;"};
+    kmp_push(&place, kmp_thread(&place), (int32_t)threads);
+    kmp_fork(&place, 1, kmp_entry, &region);
+}
+
+void wait_at(Barrier* barrier, int32_t team) {
+    if (team == 1) return;
+    const int32_t round = __atomic_load_n(&barrier->round, __ATOMIC_ACQUIRE);
+    if (__atomic_add_fetch(&barrier->waiting, 1, __ATOMIC_ACQ_REL) == team) {
+        __atomic_store_n(&barrier->waiting, 0, __ATOMIC_RELAXED);
+        __atomic_store_n(&barrier->round, round + 1, __ATOMIC_RELEASE);
+        return;
+    }
+    for (int spins = 0; __atomic_load_n(&barrier->round, __ATOMIC_ACQUIRE) == round; spins++) {
+        PAUSE();
+        if (spins > 2000) YIELD();  // more threads than cores: let the others on
+    }
+}
+
+// ---- memory ----------------------------------------------------------------------------------------------------------
+
+static thread_local float* room;
+static thread_local int64_t room_size;
+
+#if !defined(_WIN32)
+static pthread_key_t at_exit;  // gives a thread's memory back when it ends; no C++ runtime is needed for it
+static pthread_once_t once = PTHREAD_ONCE_INIT;
+static void remember(float* memory) {
+    pthread_once(&once, [] { pthread_key_create(&at_exit, std::free); });
+    pthread_setspecific(at_exit, memory);
+}
+#else
+static void remember(float*) {}
+#endif
+
+float* workspace(int64_t floats) {
+    if (floats > room_size) {
+        std::free(room);
+        room_size = floats + floats / 4;
+        room = (float*)std::malloc((size_t)room_size * sizeof(float));
+        if (!room) std::abort();
+        remember(room);
+    }
+    return room;
+}
+
+// ---- calls -----------------------------------------------------------------------------------------------------------
+
+EXPORT void longshort_recurrent(int64_t variant, int64_t cell, int64_t backward, const Recurrence* call) {
+    VARIANTS[variant]->recurrent(cell, backward, call);
+}
+EXPORT void longshort_memory(int64_t variant, int64_t backward, const Memory* call) {
+    VARIANTS[variant]->memory(backward, call);
+}
+EXPORT void longshort_product(int64_t variant, const Product* call) { VARIANTS[variant]->product(call); }
+EXPORT void longshort_gate(int64_t variant, int64_t which, const float* x, float* y, int64_t n) {
+    VARIANTS[variant]->gate(which, x, y, n);
+}
+EXPORT int64_t longshort_size(int64_t which) {
+    return which == 0 ? sizeof(Recurrence) : which == 1 ? sizeof(Memory) : sizeof(Product);
+}

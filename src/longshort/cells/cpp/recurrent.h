@@ -1,0 +1,531 @@
+// A sequence through a recurrent cell: the loop over time, with R h as register tiles and the gates in registers.
+//
+// Rows of the batch and heads never see one another, so each thread takes some of them through all of time without
+// waiting. Where there are too few, or R is too large for one thread's cache, a team of threads splits the units and
+// meets at every step. Rows end in the order of their lengths; those that have ended cost nothing.
+#pragma once
+#include "shared.h"
+#include "tile.h"
+#include "units.h"
+
+namespace VARIANT {
+
+constexpr float NOTHING = -__builtin_inff();
+
+// Who does what: `teams` of `team` threads; the batch is dealt out to `groups`. An item is a head of a group.
+struct Plan {
+    int64_t team, teams, groups, items;
+    bool together;  // all items of a team step by step, not one after the other
+};
+
+// Roughly how many cycles a step takes with this plan: sums, the gates' functions, R from the cache, and waiting.
+inline double cycles(const Recurrence& s, int64_t G, int64_t team, int64_t teams, int64_t groups) {
+    const int64_t rows = ceil_div(s.B, groups), tiles = ceil_div(ceil_div(s.H, W), team);
+    const double blocks = (double)ceil_div(rows, ROWS), sums = G * (double)s.H * tiles;
+    const double read = sums * W * 4 / (sums * W * 4 * s.N / teams > 6e5 ? 16 : 48);  // beyond the cache of one core
+    double each = read > sums * rows / 2 ? read : sums * rows / 2;
+    each += sums * blocks / 2 + 60.0 * tiles * rows;
+    return each * ceil_div(s.N * groups, teams) + (team > 1 ? 500 : 0);
+}
+
+inline Plan plan_of(const Recurrence& s, int64_t G, int64_t threads) {
+    Plan best = {1, 1, 1, s.N, true};
+    double least_cycles = 0;
+    for (int64_t team = 1; team <= threads; team++) {
+        if (threads % team || team > ceil_div(s.H, W)) continue;
+        const int64_t teams = threads / team;
+        for (int64_t groups = 1; groups <= least(s.B, teams); groups++) {
+            const double now = cycles(s, G, team, teams, groups);
+            if (least_cycles && now >= least_cycles) continue;
+            least_cycles = now;
+            best = {team, teams, groups, s.N * groups, 4.0 * G * s.H * s.H * s.N / teams < 5e5};
+        }
+    }
+    return best;
+}
+
+// What one call lays out in the workspace.
+template <class Cell> struct Layout {
+    static constexpr int NV = Cell::G * Cell::BESIDE;  // vectors of a block: gates of tiles beside one another
+    const Recurrence& s;
+    Plan plan = {};
+    int64_t rows = 0, tiles = 0, blocks = 0, width = 0;  // rows of a group; tiles and blocks of units; whole(H)
+    float *packed = nullptr, *items = nullptr;
+    int64_t* order = nullptr;  // rows of the batch, the longest first
+    Barrier* barriers = nullptr;
+    int64_t item_size = 0;
+    float* d_recurrent = nullptr;  // (B, T, N, H): in a GRU's backward, d (R_n h + bias)
+
+    int64_t length(int64_t b) const { return s.lengths ? s.lengths[b] : s.T; }
+    int64_t row_of(int64_t group, int64_t i) const { return order[group + i * plan.groups]; }
+    int64_t rows_of(int64_t group) const { return ceil_div(s.B - group, plan.groups); }
+    bool resets(int64_t b, int64_t t) const { return s.reset && s.reset[b * s.T + t]; }
+    const float* x_pre(int64_t b, int64_t t, int64_t n) const { return s.x_pre + b * s.x_b + t * s.x_t + n * s.x_n; }
+    int64_t at(int64_t b, int64_t t, int64_t n) const { return ((b * s.T + t) * s.N + n) * s.H; }
+    float* kept(int64_t b, int64_t t, int64_t n) const {
+        return s.saved + ((b * s.T + t) * s.N + n) * Cell::KEEPS * ceil_div(s.H, 16) * 16;
+    }
+};
+
+inline void sort_by_length(const Recurrence& s, int64_t* order) {
+    for (int64_t b = 0; b < s.B; b++) order[b] = b;
+    if (!s.lengths) return;
+    for (int64_t gap = s.B / 2; gap; gap /= 2)  // Shell's sort; ties by row, so that the order is one order
+        for (int64_t i = gap; i < s.B; i++)
+            for (int64_t j = i; j >= gap; j -= gap) {
+                const int64_t a = order[j - gap], b = order[j];
+                if (s.lengths[a] > s.lengths[b] || (s.lengths[a] == s.lengths[b] && a < b)) break;
+                order[j] = a, order[j - gap] = b;
+            }
+}
+
+// ---- forward ---------------------------------------------------------------------------------------------------------
+
+template <class Cell> struct Forward : Layout<Cell> {
+    using Base = Layout<Cell>;
+    using Base::s, Base::plan, Base::width;
+    static constexpr int NV = Base::NV;
+
+    // One item's own numbers: h twice (before and after a step), and the other states.
+    struct Item {
+        int64_t n, group, rows;
+        float *h[2], *state[3];
+    };
+    static int64_t size_of(int64_t rows, int64_t width) { return rows * width * (2 + Cell::STATES); }
+
+    Item item(int64_t i) const {
+        Item it;
+        it.n = i / plan.groups, it.group = i % plan.groups, it.rows = this->rows_of(it.group);
+        float* p = this->items + i * this->item_size;
+        const int64_t each = this->rows * width;
+        for (int k = 0; k < 2; k++) it.h[k] = p + k * each;
+        for (int k = 0; k < Cell::STATES; k++) it.state[k] = p + (2 + k) * each;
+        return it;
+    }
+
+    // R, transposed: for each block of units, its k one after the other, each with NV vectors.
+    void pack(int64_t n, int64_t block) const {
+        float* to = this->packed + (n * this->blocks + block) * s.H * NV * W;
+        for (int v = 0; v < NV; v++)
+            for (int64_t lane = 0; lane < W; lane++) {
+                const int64_t g = v % Cell::G, j = (block * Cell::BESIDE + v / Cell::G) * W + lane;
+                const float* from = s.R + ((g * s.N + n) * s.H + j) * s.H;
+                float* column = to + v * W + lane;
+                if (j < s.H)
+                    for (int64_t k = 0; k < s.H; k++) column[k * NV * W] = from[k];
+                else
+                    for (int64_t k = 0; k < s.H; k++) column[k * NV * W] = 0;
+            }
+    }
+
+    void begin(const Item& it, Range units) const {
+        for (int64_t i = 0; i < it.rows; i++) {
+            const int64_t b = this->row_of(it.group, i), from = (b * s.N + it.n) * s.H;
+            const bool empty = this->length(b) && this->resets(b, 0);
+            for (int64_t j = units.begin; j < units.end; j++) {
+                const bool there = j < s.H && !empty;
+                const int64_t to = i * width + j;
+                it.h[0][to] = there ? s.start[0][from + j] : 0;
+                it.h[1][to] = 0;
+                for (int k = 0; k < Cell::STATES; k++) it.state[k][to] = there ? s.start[1 + k][from + j] : 0;
+                // A carried state that holds nothing (n = 0) counts as empty, element by element.
+                if (Cell::STATES == 3 && it.state[1][to] == 0) it.state[2][to] = NOTHING;
+            }
+        }
+    }
+
+    // The last states, and zeros for h past the end.
+    void end(const Item& it, Range units) const {
+        for (int64_t i = 0; i < it.rows; i++) {
+            const int64_t b = this->row_of(it.group, i), to = (b * s.N + it.n) * s.H, length = this->length(b);
+            const int64_t n = least(units.end, s.H) - units.begin;
+            if (n <= 0) continue;
+            const int64_t from = i * width + units.begin;
+            memcpy(s.last[0] + to + units.begin, it.h[length & 1] + from, n * 4);
+            for (int k = 0; k < Cell::STATES; k++) memcpy(s.last[1 + k] + to + units.begin, it.state[k] + from, n * 4);
+            for (int64_t t = length; t < s.T; t++) memset(s.h + this->at(b, t, it.n) + units.begin, 0, n * 4);
+        }
+    }
+
+    template <int MR> void block(const Item& it, int64_t t, int64_t i0, int64_t block) const {
+        V sum[MR][NV], apart[MR];
+        const int64_t j0 = block * Cell::BESIDE * W;
+        int64_t row[MR];
+        for (int r = 0; r < MR; r++) {
+            row[r] = this->row_of(it.group, i0 + r);
+            const float* x = this->x_pre(row[r], t, it.n);
+            apart[r] = V{};
+            for (int v = 0; v < NV; v++) {
+                const int64_t j = j0 + v / Cell::G * W;
+                const V from_x = j < s.H ? load_some(x + v % Cell::G * s.x_g + j, s.H - j) : V{};
+                sum[r][v] = from_x;
+                if (Cell::APART && v == NV - 1) {
+                    apart[r] = from_x;
+                    sum[r][v] = s.bias ? load_some(s.bias + it.n * s.H + j, s.H - j) : V{};
+                }
+            }
+        }
+        for (int64_t i = i0 + MR; i < least(it.rows, i0 + 2 * MR); i++) {  // the rows that come next
+            const float* x = this->x_pre(this->row_of(it.group, i), t, it.n) + j0;
+            for (int v = 0; v < NV; v++) __builtin_prefetch(x + v % Cell::G * s.x_g + v / Cell::G * W);
+        }
+        const float* h = it.h[t & 1] + i0 * width;
+        if (this->packed) {
+            const float* R = this->packed + (it.n * this->blocks + block) * s.H * NV * W;
+            accumulate<MR, NV>(sum, s.H, h, width, 1, R, NV * W, W);
+        } else {
+            for (int r = 0; r < MR; r++) dots(sum[r], it.n, j0, h + r * width);
+        }
+        for (int r = 0; r < MR; r++)
+            for (int tile = 0; tile < Cell::BESIDE; tile++) {
+                const int64_t j = j0 + tile * W;
+                if (j < s.H) unit(it, t, i0 + r, row[r], j, sum[r] + tile * Cell::G, apart[r]);
+            }
+    }
+
+    // R h without packing, as long dot products: for a step or two, packing would cost more.
+    void dots(V* sum, int64_t n, int64_t j0, const float* h) const {
+        for (int v = 0; v < NV; v++) {
+            const int64_t j = j0 + v / Cell::G * W, lanes = least(W, s.H - j);
+            if (lanes <= 0) continue;
+            const float* R = s.R + ((v % Cell::G * s.N + n) * s.H + j) * s.H;
+            V part[W] = {};
+            int64_t k = 0;
+            if (lanes == W)
+                for (; k + W <= s.H; k += W) {
+                    const V hk = load(h + k);
+                    for (int lane = 0; lane < W; lane++) part[lane] += load(R + lane * s.H + k) * hk;
+                }
+            else
+                for (; k + W <= s.H; k += W)
+                    for (int lane = 0; lane < lanes; lane++) part[lane] += load(R + lane * s.H + k) * load(h + k);
+            if (k < s.H)
+                for (int lane = 0; lane < lanes; lane++)
+                    part[lane] += load_some(R + lane * s.H + k, s.H - k) * load_some(h + k, s.H - k);
+            sum[v] += sums(part);
+        }
+    }
+
+    // The gates of one row's W units, and where everything goes.
+    void unit(const Item& it, int64_t t, int64_t i, int64_t b, int64_t j, const V* pre, V apart) const {
+        const int64_t here = i * width + j, lanes = s.H - j;
+        V state[Cell::STATES + 1], keep[Cell::KEEPS + 1];
+        for (int k = 0; k < Cell::STATES; k++) state[k] = load(it.state[k] + here);
+        V h = Cell::step(pre, apart, Cell::APART ? load(it.h[t & 1] + here) : V{}, state, s.saved ? keep : nullptr);
+        if (s.saved) {
+            float* to = this->kept(b, t, it.n) + j * Cell::KEEPS;
+            for (int k = 0; k < Cell::KEEPS; k++) store(to + k * W, keep[k]);
+        }
+        store_some(s.h + this->at(b, t, it.n) + j, h, lanes);
+        if (s.reset && t + 1 < this->length(b) && this->resets(b, t + 1)) {  // empty before the next step
+            h = V{};
+            for (int k = 0; k < Cell::STATES; k++) state[k] = k == 2 ? splat(NOTHING) : V{};
+        }
+        store(it.h[(t + 1) & 1] + here, h);
+        for (int k = 0; k < Cell::STATES; k++) store(it.state[k] + here, state[k]);
+    }
+
+    void step(const Item& it, int64_t t, Range blocks) const {
+        int64_t rows = it.rows;
+        if (s.lengths)
+            while (rows && this->length(this->row_of(it.group, rows - 1)) <= t) rows--;
+        const int64_t parts = ceil_div(rows, ROWS);
+        for (int64_t x = blocks.begin; x < blocks.end; x++)
+            for (int64_t i = 0; i < parts; i++) {
+                const Range r = part(rows, i, parts);
+                // There and back again: what of R was used last is still in the cache.
+                const int64_t j = t & 1 ? blocks.begin + blocks.end - 1 - x : x;
+                switch (r.end - r.begin) {
+                    case 1: block<1>(it, t, r.begin, j); break;
+                    case 2: block<2>(it, t, r.begin, j); break;
+                    case 3: block<3>(it, t, r.begin, j); break;
+#if WIDTH == 16 || defined(__aarch64__)
+                    case 4: block<4>(it, t, r.begin, j); break;
+                    case 5: block<5>(it, t, r.begin, j); break;
+                    default: block<6>(it, t, r.begin, j);
+#endif
+                }
+            }
+    }
+
+    void run(int64_t thread, int64_t threads) const {
+        if (this->packed) {
+            const Range mine = part(s.N * this->blocks, thread, threads);
+            for (int64_t i = mine.begin; i < mine.end; i++) pack(i / this->blocks, i % this->blocks);
+            wait_at(this->barriers, (int32_t)threads);
+        }
+        const int64_t team = thread / plan.team, lane = thread % plan.team;
+        Barrier* meet = this->barriers + 1 + team;
+        const Range blocks = part(this->blocks, lane, plan.team);
+        const Range units = {blocks.begin * Cell::BESIDE * W, least(width, blocks.end * Cell::BESIDE * W)};
+        for (int64_t i = team; i < plan.items; i += plan.teams) begin(item(i), units);
+        if (plan.team > 1) wait_at(meet, (int32_t)plan.team);
+        const int64_t stride = plan.together ? plan.items : plan.teams;
+        for (int64_t first = team; first < plan.items; first += stride)
+            for (int64_t t = 0; t < s.T; t++) {
+                for (int64_t i = first; i < least(plan.items, first + stride); i += plan.teams)
+                    step(item(i), t, blocks);
+                if (plan.team > 1) wait_at(meet, (int32_t)plan.team);
+            }
+        for (int64_t i = team; i < plan.items; i += plan.teams) end(item(i), units);
+    }
+};
+
+// ---- backward --------------------------------------------------------------------------------------------------------
+
+template <class Cell> struct Backward : Layout<Cell> {
+    using Base = Layout<Cell>;
+    using Base::s, Base::plan, Base::width, Base::d_recurrent;
+
+    // One item's own numbers: d h and d states, carried back in time; and d pre of a step, twice.
+    struct Item {
+        int64_t n, group, rows;
+        float *dh, *state[2], *d_pre[2], *d_bias;
+    };
+    static int64_t size_of(int64_t rows, int64_t width) {
+        return rows * width * (1 + Cell::KEPT + 2 * Cell::G) + (Cell::APART ? width : 0);
+    }
+
+    Item item(int64_t i) const {
+        Item it;
+        it.n = i / plan.groups, it.group = i % plan.groups, it.rows = this->rows_of(it.group);
+        const int64_t each = this->rows * width;
+        it.dh = this->items + i * this->item_size;
+        for (int k = 0; k < Cell::KEPT; k++) it.state[k] = it.dh + (1 + k) * each;
+        for (int k = 0; k < 2; k++) it.d_pre[k] = it.dh + (1 + Cell::KEPT + k * Cell::G) * each;
+        it.d_bias = it.d_pre[1] + Cell::G * each;
+        return it;
+    }
+
+    // R as it lies, in panels of W: for each panel, every gate's units one after the other.
+    void pack(int64_t n, int64_t panel) const {
+        float* to = this->packed + (n * this->tiles + panel) * Cell::G * width * W;
+        const int64_t lanes = s.H - panel * W;
+        for (int64_t g = 0; g < Cell::G; g++)
+            for (int64_t j = 0; j < width; j++, to += W)
+                store(to, j < s.H ? load_some(s.R + ((g * s.N + n) * s.H + j) * s.H + panel * W, lanes) : V{});
+    }
+
+    void begin(const Item& it, Range units) const {
+        for (int64_t i = 0; i < it.rows; i++) {
+            const int64_t b = this->row_of(it.group, i), from = (b * s.N + it.n) * s.H;
+            for (int64_t j = units.begin; j < units.end; j++)
+                for (int k = 0; k <= Cell::KEPT; k++)
+                    (k ? it.state[k - 1] : it.dh)[i * width + j] = j < s.H && s.d_last[k] ? s.d_last[k][from + j] : 0;
+            for (int64_t g = 0; g < 2 * Cell::G; g++)
+                memset(it.d_pre[g / Cell::G] + (i * Cell::G + g % Cell::G) * width + units.begin, 0,
+                       (units.end - units.begin) * 4);
+        }
+        if (Cell::APART) memset(it.d_bias + units.begin, 0, (units.end - units.begin) * 4);
+    }
+
+    void end(const Item& it, Range units) const {
+        const int64_t n = least(units.end, s.H) - units.begin;
+        if (n <= 0) return;
+        for (int64_t i = 0; i < it.rows; i++) {
+            const int64_t b = this->row_of(it.group, i), to = (b * s.N + it.n) * s.H + units.begin;
+            for (int k = 0; k <= Cell::KEPT; k++)
+                memcpy(s.d_start[k] + to, (k ? it.state[k - 1] : it.dh) + i * width + units.begin, n * 4);
+            for (int64_t t = this->length(b); t < s.T; t++)
+                for (int64_t g = 0; g < Cell::G; g++) memset(d_x_pre(b, t, g, it.n) + units.begin, 0, n * 4);
+        }
+    }
+
+    float* d_x_pre(int64_t b, int64_t t, int64_t g, int64_t n) const {
+        return s.d_x_pre + (((b * s.T + t) * Cell::G + g) * s.N + n) * s.H;
+    }
+
+    void unit(const Item& it, int64_t t, int64_t i, int64_t b, int64_t j) const {
+        const int64_t here = i * width + j, lanes = s.H - j;
+        const bool first = t == 0, cut = this->resets(b, t);
+        V kept[Cell::KEEPS + 1], before[Cell::KEPT + 1], d_state[Cell::KEPT + 1], d_pre[Cell::G];
+        const float* keeps = Cell::KEEPS ? this->kept(b, t, it.n) + j * Cell::KEEPS : nullptr;
+        for (int k = 0; k < Cell::KEEPS; k++) kept[k] = load(keeps + k * W);
+        for (int k = 0; k < Cell::KEPT; k++) {
+            d_state[k] = load(it.state[k] + here);
+            if (cut) before[k] = V{};
+            else if (first) before[k] = load_some(s.start[1 + k] + (b * s.N + it.n) * s.H + j, lanes);
+            else before[k] = load(this->kept(b, t - 1, it.n) + j * Cell::KEEPS + (Cell::KEEPS - Cell::KEPT + k) * W);
+        }
+        V h = {}, h_before = {};
+        if (!Cell::KEEPS) h = load_some(s.h + this->at(b, t, it.n) + j, lanes);
+        if (Cell::APART && !cut)
+            h_before = load_some(first ? s.start[0] + (b * s.N + it.n) * s.H + j : s.h + this->at(b, t - 1, it.n) + j,
+                                 lanes);
+        V dh = load(it.dh + here);
+        if (s.d_h) dh += load_some(s.d_h + b * s.dh_b + t * s.dh_t + it.n * s.dh_n + j, lanes);
+        V apart = {};
+        const V through = Cell::back(kept, before, h, h_before, dh, d_state, d_pre, &apart);
+        for (int g = 0; g < Cell::G; g++) store_some(d_x_pre(b, t, g, it.n) + j, d_pre[g], lanes);
+        if (Cell::APART) {
+            d_pre[Cell::G - 1] = apart;
+            store_some(d_recurrent + this->at(b, t, it.n) + j, apart, lanes);
+            store(it.d_bias + j, load(it.d_bias + j) + apart);
+        }
+        float* to = it.d_pre[t & 1] + i * Cell::G * width + j;
+        for (int g = 0; g < Cell::G; g++) store(to + g * width, d_pre[g]);
+        for (int k = 0; k < Cell::KEPT; k++) store(it.state[k] + here, cut ? V{} : d_state[k]);
+        store(it.dh + here, cut ? V{} : through);
+    }
+
+    int64_t going_on(const Item& it, int64_t t) const {
+        int64_t rows = it.rows;
+        if (s.lengths)
+            while (rows && this->length(this->row_of(it.group, rows - 1)) <= t) rows--;
+        return rows;
+    }
+
+    void run(int64_t thread, int64_t threads) const {
+        const Range mine = part(s.N * this->tiles, thread, threads);
+        for (int64_t i = mine.begin; i < mine.end; i++) pack(i / this->tiles, i % this->tiles);
+        const int64_t team = thread / plan.team, lane = thread % plan.team;
+        Barrier* meet = this->barriers + 1 + team;
+        const Range tiles = part(this->tiles, lane, plan.team);
+        const Range units = {tiles.begin * W, tiles.end * W};
+        for (int64_t i = team; i < plan.items; i += plan.teams) begin(item(i), units);
+        wait_at(this->barriers, (int32_t)threads);
+        const int64_t stride = plan.together ? plan.items : plan.teams, G = Cell::G;
+        for (int64_t first = team; first < plan.items; first += stride)
+            for (int64_t t = s.T - 1; t >= 0; t--) {
+                const int64_t last = least(plan.items, first + stride);
+                for (int64_t i = first; i < last; i += plan.teams) {
+                    const Item it = item(i);
+                    for (int64_t row = 0, rows = going_on(it, t); row < rows; row++)
+                        for (int64_t j = units.begin; j < units.end; j += W)
+                            unit(it, t, row, this->row_of(it.group, row), j);
+                }
+                if (plan.team > 1) wait_at(meet, (int32_t)plan.team);
+                for (int64_t i = first; i < last; i += plan.teams) {  // what d pre says of the h before
+                    const Item it = item(i);
+                    const int64_t rows = going_on(it, t);
+                    const float* R = this->packed + (it.n * this->tiles + tiles.begin) * G * width * W;
+                    if (tiles.end > tiles.begin)
+                        product(rows, units.end - units.begin, G * width, it.d_pre[t & 1], R, it.dh + units.begin,
+                                {G * width, 1, W, G * width * W, width}, t & 1);
+                    if (s.reset)
+                        for (int64_t row = 0; row < rows; row++)
+                            if (this->resets(this->row_of(it.group, row), t))
+                                memset(it.dh + row * width + units.begin, 0, (units.end - units.begin) * 4);
+                }
+            }
+        for (int64_t i = team; i < plan.items; i += plan.teams) end(item(i), units);
+        wait_at(this->barriers, (int32_t)threads);
+        if (thread == 0 && Cell::APART && s.d_bias)
+            for (int64_t i = 0; i < plan.items; i++)
+                for (int64_t j = 0; j < s.H; j++) s.d_bias[item(i).n * s.H + j] += item(i).d_bias[j];
+        weights(thread, threads);
+    }
+
+    // d R[g, n] = sum over rows and steps of d pre h_before^T. One thread sums for its own rows of d R, in one order.
+    void weights(int64_t thread, int64_t threads) const {
+        constexpr int64_t DEEP = 256;
+        const int64_t G = Cell::G, H = s.H, tall = 16 * ROWS;
+        const int64_t heights = ceil_div(G * H, tall), jobs = s.N * heights;
+        float* a = this->packed + thread * DEEP * (tall + width);
+        float* b = a + DEEP * tall;
+        const Range mine = part(jobs, thread, threads);
+        for (int64_t n = mine.begin / (heights ? heights : 1); n < s.N && n * heights < mine.end; n++) {
+            const int64_t from = mine.begin > n * heights ? mine.begin - n * heights : 0;
+            const int64_t to = least(heights, mine.end - n * heights);
+            for (int64_t row = 0, t = 0; row < s.B;) {
+                int64_t deep = 0, row1 = row, t1 = t;
+                for (; deep < DEEP && row1 < s.B;) {  // as many steps as fit, whichever rows they are of
+                    if (t1 >= this->length(row1)) { row1++, t1 = 0; continue; }
+                    memcpy_h(b, deep, row1, t1, n);
+                    deep++, t1++;
+                }
+                for (int64_t job = from; job < to; job++) {
+                    const int64_t m0 = job * tall, m1 = least(G * H, m0 + tall);
+                    int64_t at = 0, r = row, u = t;
+                    for (; at < deep;) {
+                        if (u >= this->length(r)) { r++, u = 0; continue; }
+                        for (int64_t m = m0; m < m1;) {
+                            const int64_t g = m / H, stop = least(m1, (g + 1) * H);
+                            const float* d = Cell::APART && g == G - 1 ? d_recurrent + this->at(r, u, n)
+                                                                      : d_x_pre(r, u, g, n);
+                            memcpy(a + at * tall + m - m0, d + m - g * H, (stop - m) * 4);
+                            m = stop;
+                        }
+                        at++, u++;
+                    }
+                    for (int64_t m = m0; m < m1;) {  // the rows of one gate lie H apart
+                        const int64_t g = m / H, stop = least(m1, (g + 1) * H);
+                        product(stop - m, H, deep, a + m - m0, b, s.d_R + ((g * s.N + n) * H + m - g * H) * H,
+                                {1, tall, W, DEEP * W, H});
+                        m = stop;
+                    }
+                }
+                row = row1, t = t1;
+                if (!deep) break;
+            }
+        }
+    }
+
+    // The h that step t of row b began with, into line `deep` of the panels.
+    void memcpy_h(float* panels, int64_t deep, int64_t b, int64_t t, int64_t n) const {
+        constexpr int64_t DEEP = 256;
+        const float* h = t ? s.h + this->at(b, t - 1, n) : s.start[0] + (b * s.N + n) * s.H;
+        const bool cut = this->resets(b, t);
+        for (int64_t j = 0; j < width; j += W)
+            store(panels + j / W * DEEP * W + deep * W, cut ? V{} : load_some(h + j, s.H - j));
+    }
+};
+
+// ---- calls -----------------------------------------------------------------------------------------------------------
+
+inline float* align(float* p) { return (float*)(((uintptr_t)p + 63) / 64 * 64); }
+
+template <class Run, class Cell> void call(const Recurrence& s, bool backward) {
+    Run run = {{s}};
+    run.width = whole(s.H), run.tiles = run.width / W, run.blocks = ceil_div(run.tiles, Cell::BESIDE);
+    // The most room that any number of threads can ask for: fewer may come than were asked for.
+    int64_t items = 0;
+    for (int64_t threads = 1; threads <= s.threads; threads++) {
+        const Plan p = plan_of(s, Cell::G, threads);
+        const int64_t need = p.items * (Run::size_of(ceil_div(s.B, p.groups), run.width) + 32);
+        items = need > items ? need : items;
+    }
+    const bool packs = backward || s.T * s.B > 16;
+    int64_t packed = packs ? s.N * (run.blocks * Cell::BESIDE * W) * run.width * Cell::G : 0;
+    const int64_t sums = backward ? s.threads * 256 * (16 * ROWS + run.width) : 0;
+    packed = (sums > packed ? sums : packed) + 16;
+    const int64_t order = s.B * 2 + 16, barriers = (s.threads + 1) * (int64_t)(sizeof(Barrier) / 4) + 16;
+    const int64_t apart = backward && Cell::APART ? s.B * s.T * s.N * s.H : 0;
+    float* p = align(workspace(packed + items + order + barriers + apart + 64));
+    run.packed = packs ? p : nullptr, p = align(p + packed);
+    run.items = p, p = align(p + items);
+    run.order = (int64_t*)p, p = align(p + order);
+    run.barriers = (Barrier*)p, p = align(p + barriers);
+    run.d_recurrent = p;
+    for (int64_t i = 0; i <= s.threads; i++) run.barriers[i] = Barrier();
+    sort_by_length(s, run.order);
+    struct Given { Run* run; int64_t asked; } given = {&run, s.threads};
+    run_parallel(
+        [](void* data, int64_t thread, int64_t threads) {
+            Run mine = *((Given*)data)->run;
+            mine.plan = plan_of(mine.s, Cell::G, threads);
+            mine.rows = ceil_div(mine.s.B, mine.plan.groups);
+            mine.item_size = (Run::size_of(mine.rows, mine.width) + 15) / 16 * 16;
+            mine.run(thread, threads);
+        },
+        &given, s.threads);
+}
+
+template <class Cell> void call(const Recurrence& s, int64_t backward) {
+    if (backward) call<Backward<Cell>, Cell>(s, true);
+    else call<Forward<Cell>, Cell>(s, false);
+}
+
+inline void recurrent(int64_t cell, int64_t backward, const Recurrence* s) {
+    switch (cell * 2 + s->option) {
+        case 0: return call<RNN<false>>(*s, backward);
+        case 1: return call<RNN<true>>(*s, backward);
+        case 2: return call<LSTM<true>>(*s, backward);
+        case 3: return call<LSTM<false>>(*s, backward);
+        case 4: return call<GRU>(*s, backward);
+        case 6: return call<SLSTM<true>>(*s, backward);
+        case 7: return call<SLSTM<false>>(*s, backward);
+    }
+}
+
+}  // namespace VARIANT

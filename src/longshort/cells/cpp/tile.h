@@ -1,0 +1,95 @@
+// One tile of a matrix product, held in registers: C[r][lanes] += sum over k of A[r][k] * B[k][lanes].
+#pragma once
+#include "vec.h"
+
+namespace VARIANT {
+
+#if WIDTH == 16 || defined(__aarch64__)
+constexpr int ROWS = 6;  // 32 vector registers: 6 x 4 sums, 4 of B, and one of A
+#else
+constexpr int ROWS = 3;  // 16
+#endif
+constexpr int PANELS = 4;  // vectors beside one another
+
+// Where the numbers of a product lie. B is packed: panels of W lanes, each with its k one after the other.
+struct Strides {
+    int64_t a_row, a_k, b_k, b_panel, c_row;
+};
+
+template <int MR, int NV>
+inline void accumulate(V (&sum)[MR][NV], int64_t K, const float* A, int64_t a_row, int64_t a_k, const float* B,
+                       int64_t b_k, int64_t b_panel) {
+    for (int64_t k = 0; k < K; k++) {
+        V b[NV];
+        for (int v = 0; v < NV; v++) b[v] = load(B + k * b_k + v * b_panel);
+        for (int r = 0; r < MR; r++) {
+            V a = splat(A[r * a_row + k * a_k]);
+            for (int v = 0; v < NV; v++) sum[r][v] += a * b[v];
+        }
+    }
+}
+
+// `width`: how many lanes of C there are; B has whole vectors.
+template <int MR, int NV>
+void tile(int64_t K, const float* A, const float* B, float* C, Strides s, int64_t width) {
+    V sum[MR][NV];
+    const bool whole = width >= NV * W;
+    for (int r = 0; r < MR; r++)
+        for (int v = 0; v < NV; v++)
+            sum[r][v] = whole ? load(C + r * s.c_row + v * W) : load_some(C + r * s.c_row + v * W, width - v * W);
+    accumulate<MR, NV>(sum, K, A, s.a_row, s.a_k, B, s.b_k, s.b_panel);
+    for (int r = 0; r < MR; r++)
+        for (int v = 0; v < NV; v++) {
+            if (whole) store(C + r * s.c_row + v * W, sum[r][v]);
+            else store_some(C + r * s.c_row + v * W, sum[r][v], width - v * W);
+        }
+}
+
+typedef void (*Tile)(int64_t, const float*, const float*, float*, Strides, int64_t);
+template <int NV> inline Tile tile_of(int rows) {
+    switch (rows) {
+        case 1: return tile<1, NV>;
+        case 2: return tile<2, NV>;
+#if WIDTH == 16 || defined(__aarch64__)
+        case 3: return tile<3, NV>;
+        case 4: return tile<4, NV>;
+        case 5: return tile<5, NV>;
+        default: return tile<6, NV>;
+#else
+        default: return tile<3, NV>;
+#endif
+    }
+}
+inline Tile tile_of(int rows, int panels) {
+    switch (panels) {
+        case 1: return tile_of<1>(rows);
+        case 2: return tile_of<2>(rows);
+        case 3: return tile_of<3>(rows);
+        default: return tile_of<4>(rows);
+    }
+}
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t whole(int64_t width) { return ceil_div(width, W) * W; }
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// Part i of n even parts of `size` things.
+struct Range { int64_t begin, end; };
+inline Range part(int64_t size, int64_t i, int64_t n) { return {size * i / n, size * (i + 1) / n}; }
+
+// C (rows x width) += A B, tile by tile. B in panels of W lanes, taken from the last to the first if `backwards`.
+inline void product(int64_t rows, int64_t width, int64_t K, const float* A, const float* B, float* C, Strides s,
+                    bool backwards = false) {
+    const int64_t blocks = ceil_div(rows, ROWS), groups = ceil_div(width, PANELS * W);
+    for (int64_t group = 0; group < groups; group++) {
+        const int64_t v = (backwards ? groups - 1 - group : group) * PANELS * W;
+        const int panels = (int)least(PANELS, ceil_div(width - v, W));
+        for (int64_t i = 0; i < blocks; i++) {
+            Range r = part(rows, i, blocks);
+            tile_of((int)(r.end - r.begin), panels)(K, A + r.begin * s.a_row, B + (v / W) * s.b_panel,
+                                                    C + r.begin * s.c_row + v, s, width - v);
+        }
+    }
+}
+
+}  // namespace VARIANT

@@ -1,0 +1,583 @@
+"""The cells on the CPU in C++ (`cpp/`): the same answers as the references, with exact gradients, many times faster.
+
+Float32 inside. The library is compiled when the package is installed, never here; it holds a variant for each
+instruction set and knows nothing of torch. Differentiating its backward again goes through the reference.
+"""
+
+import ctypes
+import math
+import mmap
+import os
+import struct
+import sys
+import threading
+import weakref
+from collections.abc import Callable, Sequence
+from functools import cache
+from glob import glob
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor  # type: ignore[import-not-found]
+
+from longshort.cells.gru import GRUState
+from longshort.cells.gru import gru as gru_reference
+from longshort.cells.loop import without_autocast
+from longshort.cells.lstm import LSTMState
+from longshort.cells.lstm import lstm as lstm_reference
+from longshort.cells.mlstm import MLSTMState, mlstm_chunkwise
+from longshort.cells.rnn import RNNState
+from longshort.cells.rnn import rnn as rnn_reference
+from longshort.cells.slstm import SLSTMState
+from longshort.cells.slstm import slstm as slstm_reference
+from longshort.shapes import Bool, Float, Int
+
+# ---- the library -----------------------------------------------------------------------------------------------------
+
+LIBRARY = "libnative.dll" if sys.platform == "win32" else "libnative.so"
+INSTALL = "Install longshort with a C++ compiler at hand (g++ or clang++): pip install --force-reinstall longshort"
+
+
+class Library(NamedTuple):
+    """The loaded core, the variant in use, and whose threads it runs on."""
+
+    functions: Any
+    variants: list[str]
+    """Those that this processor can run, the fastest first."""
+    openmp: str | None
+    """The OpenMP runtime that torch has loaded; None: one thread."""
+
+
+class Chosen:
+    """The variant that runs: an index into the library's, the fastest unless a test says otherwise."""
+
+    variant = 0
+    forked = False
+    memory: Any = None
+    """The core's `longshort_memory`, once it is loaded."""
+
+
+def after_fork() -> None:
+    """In a forked child the threads of the runtime are gone: work alone, as torch's own DataLoader workers do."""
+    Chosen.forked = True
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=after_fork)
+
+
+@cache
+def library() -> Library | str:
+    """The core, or why it is not here, as a sentence."""
+    path = Path(__file__).parent / "cpp" / LIBRARY
+    if not path.exists():
+        return f"the C++ core was not built when longshort was installed. {INSTALL}"
+    try:
+        core = ctypes.CDLL(str(path))
+    except OSError as error:
+        return f"the C++ core does not load ({error}). {INSTALL}"
+    for name in ("longshort_recurrent", "longshort_memory", "longshort_product", "longshort_gate"):
+        getattr(core, name).restype = None
+    core.longshort_recurrent.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p]
+    core.longshort_memory.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p]
+    core.longshort_product.argtypes = [ctypes.c_int64, ctypes.c_char_p]
+    core.longshort_gate.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
+    core.longshort_variant.restype = ctypes.c_char_p
+    sizes = [core.longshort_size(which) for which in range(3)]
+    assert sizes == [RECURRENCE.size, MEMORY.size, PRODUCT.size], f"cpp/shared.h and native.py differ: {sizes}"
+    names = [core.longshort_variant(i).decode() for i in range(core.longshort_variants())]
+    here = [name for i, name in enumerate(names) if core.longshort_runs_here(i)]
+    Chosen.variant, Chosen.memory = names.index(here[0]), core.longshort_memory
+    return Library(core, here, borrow_threads(core))
+
+
+def borrow_threads(core: Any) -> str | None:
+    """Hand the core the OpenMP runtime that torch has loaded: a second one in the process would fight it for cores."""
+    core.longshort_threads.argtypes = [ctypes.c_void_p] * 6
+    for path in openmp_loaded():
+        try:
+            runtime = ctypes.CDLL(path, mode=getattr(os, "RTLD_NOLOAD", 0))
+        except OSError:
+            continue  # not loaded after all
+        wanted = "GOMP_parallel __kmpc_fork_call __kmpc_push_num_threads __kmpc_global_thread_num"
+        found = [address(runtime, name) for name in f"{wanted} omp_get_thread_num omp_get_num_threads".split()]
+        if (found[0] or all(found[1:4])) and all(found[4:]):
+            core.longshort_threads(*found)
+            return path
+    return None
+
+
+def address(runtime: ctypes.CDLL, name: str) -> int | None:
+    try:
+        return ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value
+    except AttributeError:
+        return None
+
+
+def openmp_loaded() -> list[str]:
+    """The OpenMP runtimes mapped into this process. Its name differs between torch's releases and between systems."""
+    names = ("libgomp", "libiomp5", "libomp")
+    if sys.platform.startswith("linux"):
+        with open("/proc/self/maps") as maps:
+            paths = {line.split(maxsplit=5)[5].strip() for line in maps if line.count("/")}
+        return sorted(path for path in paths if os.path.basename(path).startswith(names))
+    near = Path(torch.__file__).parent
+    folders = [near / "lib", near.parent / "torch.libs", near / ".dylibs"]
+    return sorted(path for folder in folders for name in names for path in glob(f"{folder}/{name}*"))
+
+
+def missing() -> str | None:
+    """Why the core cannot run in this installation; None if it can."""
+    found = library()
+    return found if isinstance(found, str) else None
+
+
+def core() -> Any:
+    """The functions of the loaded core."""
+    return library().functions  # type: ignore[union-attr]
+
+
+def threads() -> int:
+    return 1 if Chosen.forked else torch.get_num_threads()
+
+
+def pointer(x: Tensor | None) -> int:
+    return 0 if x is None else x.data_ptr()
+
+
+# ---- memory ----------------------------------------------------------------------------------------------------------
+
+LARGE = 2**19  # bytes, from which on a tensor lies in a mapping of its own
+KEPT = 2**30  # bytes of mappings, at most, that wait to be used again
+
+
+SMALL, HUGE = 2**16, 2**21  # bytes that mappings are multiples of
+
+
+class Lease(weakref.ref):
+    """Tells when the view of a block is gone."""
+
+    block: mmap.mmap
+
+
+class Mappings:
+    """Large tensors' memory, used again once they are gone: fresh pages cost as much time as what is written to them.
+
+    `torch.empty` gets large blocks from the system and gives them back each time.
+    """
+
+    def __init__(self):
+        self.waiting: list[mmap.mmap] = []  # the latest last
+        self.leases: dict[int, Lease] = {}
+        self.lock = threading.RLock()  # a tensor may go while another is being made
+
+    def lease(self, size: int) -> memoryview:
+        """Memory of at least `size` bytes, which comes back here when the view is gone."""
+        grain = HUGE if size >= HUGE else SMALL
+        size = -(-size // grain) * grain
+        with self.lock:
+            fitting = [block for block in self.waiting if size <= len(block) <= size + size // 4]
+            block = min(fitting, key=len, default=None)
+            if block is None:
+                block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+                if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
+                    block.madvise(mmap.MADV_HUGEPAGE)
+            else:
+                self.waiting.remove(block)
+            view = memoryview(block)
+            lease = Lease(view, self.give_back)
+            lease.block, self.leases[id(lease)] = block, lease
+        return view
+
+    def give_back(self, lease: Lease) -> None:
+        with self.lock:
+            self.waiting.append(self.leases.pop(id(lease)).block)
+            while sum(map(len, self.waiting)) > KEPT:
+                self.waiting.pop(0)  # unmapped with its last reference
+
+
+MAPPINGS = Mappings() if hasattr(mmap, "MAP_ANONYMOUS") else None
+
+
+def room(*shape: int) -> Tensor:
+    """An uninitialised float32 tensor."""
+    numbers = math.prod(shape)
+    if 4 * numbers < LARGE or MAPPINGS is None:
+        return torch.empty(shape, dtype=torch.float32, device="cpu")
+    return torch.frombuffer(MAPPINGS.lease(4 * numbers), dtype=torch.float32, count=numbers).view(shape)
+
+
+def contiguous(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.contiguous()
+
+
+def side_by_side(x: Float[Tensor, "..."]) -> Tensor:
+    """`x` with its last axis contiguous."""
+    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
+
+
+def to_16(n: int) -> int:
+    return (n + 15) // 16 * 16
+
+
+# ---- the recurrent cells ---------------------------------------------------------------------------------------------
+
+# cpp/shared.h's structures, field by field.
+RECURRENCE = struct.Struct("@6q q4q qq qq 4q 4q q q q3q 3q q q q 3q".replace(" ", ""))
+MEMORY = struct.Struct("@7q f i 5q 15q qq 3q 3q q q q3q 2q 5q 2q".replace(" ", ""))
+PRODUCT = struct.Struct("@4q q2q q2q q q q".replace(" ", ""))
+
+
+class Recurrent(NamedTuple):
+    """What the core knows of a cell: its number there, gates, what a unit keeps of a step, and the reference."""
+
+    number: int
+    keeps: int
+    differentiable: int
+    """How many of its states carry gradients."""
+    state: Any
+    reference: Callable
+
+
+RECURRENT = {
+    "rnn": Recurrent(0, 0, 1, RNNState, rnn_reference),
+    "lstm": Recurrent(1, 5, 2, LSTMState, lstm_reference),
+    "gru": Recurrent(2, 4, 1, GRUState, gru_reference),
+    "slstm": Recurrent(3, 7, 3, SLSTMState, slstm_reference),
+}
+
+
+def recurrent_forward(cell: str, option: int, lengths, reset, keep: bool, x_pre: Tensor, R, bias, *state: Tensor):
+    """h, the last states, and what the backward needs (None unless `keep`)."""
+    B, T, N, H = *x_pre.shape[:2], *x_pre.shape[-2:]
+    x_pre, R, state = side_by_side(x_pre), R.contiguous(), [x.contiguous() for x in state]
+    h, *last = room(B, T, N, H), *[torch.empty_like(x) for x in state]
+    size = RECURRENT[cell].keeps
+    saved = room(B * T * N * size * to_16(H)) if keep and size else None
+    gate = x_pre.stride(2) if x_pre.dim() == 5 else 0
+    call = RECURRENCE.pack(
+        B, T, N, H, threads(), option, x_pre.data_ptr(), *x_pre.stride()[:2], gate, x_pre.stride(-2),
+        R.data_ptr(), pointer(bias), pointer(lengths), pointer(reset),
+        *padded([x.data_ptr() for x in state], 4), *padded([x.data_ptr() for x in last], 4),
+        h.data_ptr(), pointer(saved), *[0] * 13,
+    )  # fmt: skip
+    core().longshort_recurrent(Chosen.variant, RECURRENT[cell].number, 0, call)
+    return h, last, saved
+
+
+def recurrent_backward(cell: str, option: int, lengths, reset, x_pre, R, bias, state, h, saved, dh, d_last):
+    """The gradients of x_pre, R, bias and those of the start states that have one."""
+    B, T, N, H = *x_pre.shape[:2], *x_pre.shape[-2:]
+    R, state = R.contiguous(), [x.contiguous() for x in state]
+    dh = None if dh is None else side_by_side(dh)
+    d_last = [None if x is None else x.contiguous() for x in d_last[: RECURRENT[cell].differentiable]]
+    d_x_pre, d_R, d_bias = room(*x_pre.shape), torch.zeros_like(R), None
+    if bias is not None:
+        d_bias = torch.zeros_like(bias, memory_format=torch.contiguous_format)
+    d_start = [torch.empty_like(x) for x in state[: RECURRENT[cell].differentiable]]
+    call = RECURRENCE.pack(
+        B, T, N, H, threads(), option, 0, 0, 0, 0, 0, R.data_ptr(), pointer(bias), pointer(lengths), pointer(reset),
+        *padded([x.data_ptr() for x in state], 4), *[0] * 4, h.data_ptr(), pointer(saved),
+        pointer(dh), *((0, 0, 0) if dh is None else dh.stride()[:3]), *padded([pointer(x) for x in d_last], 3),
+        d_x_pre.data_ptr(), d_R.data_ptr(), pointer(d_bias), *padded([x.data_ptr() for x in d_start], 3),
+    )  # fmt: skip
+    core().longshort_recurrent(Chosen.variant, RECURRENT[cell].number, 1, call)
+    return d_x_pre, d_R, d_bias, *d_start
+
+
+def padded(pointers: list[int], n: int) -> list[int]:
+    return pointers + [0] * (n - len(pointers))
+
+
+class RecurrentCell(torch.autograd.Function):
+    """A recurrent cell over a sequence, and its exact gradient."""
+
+    @staticmethod
+    def forward(ctx, cell, option, lengths, reset, options, x_pre, R, bias, *state):
+        h, last, saved = recurrent_forward(cell, option, lengths, reset, True, x_pre, R, bias, *state)
+        ctx.cell, ctx.option, ctx.options, ctx.variant = cell, option, options, Chosen.variant
+        ctx.save_for_backward(lengths, reset, h, saved, x_pre, R, bias, *state)
+        ctx.set_materialize_grads(False)
+        if cell == "slstm":
+            ctx.mark_non_differentiable(last[3])
+        return h, *last
+
+    @staticmethod
+    def backward(ctx, dh, *d_last):  # type: ignore[override]
+        lengths, reset, h, saved, x_pre, R, bias, *state = ctx.saved_tensors
+        given = (dh, *d_last)
+        kind, none = RECURRENT[ctx.cell], (None,) * 5
+        if all(x is None for x in given[: 1 + kind.differentiable]):
+            return (*none, *[None] * (3 + len(state)))
+        with without_autocast("cpu"):
+            if torch.is_grad_enabled() or any(map(batched, given)):
+                extra = {} if bias is None else {"bias": bias}
+
+                def again(x_pre, R, *rest):
+                    named = {"bias": rest[0]} if extra else {}
+                    start = kind.state(*rest[len(named) :])
+                    h, last = kind.reference(
+                        x_pre, R, state=start, lengths=lengths, reset=reset, **named, **ctx.options
+                    )
+                    return h, *last[: kind.differentiable]
+
+                tensors = [x_pre, R, *extra.values(), *state]
+                d = differentiable(again, tensors, given[: 1 + kind.differentiable])
+                return (*none, *d[:2], *([None] if bias is None else []), *d[2:])
+            d = recurrent_backward(ctx.cell, ctx.option, lengths, reset, x_pre, R, bias, state, h, saved, dh, d_last)
+        return (*none, *d, *[None] * (len(state) - kind.differentiable))
+
+
+def batched(x: Tensor | None) -> bool:
+    """Whether `x` is seen by vmap, as `is_grads_batched=True` does."""
+    return x is not None and (is_batchedtensor(x) or is_legacy_batchedtensor(x))
+
+
+def differentiable(run: Callable, inputs: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The gradients of `inputs` as a graph of their own, by autograd through the reference: for any further order."""
+    again = torch.is_grad_enabled()
+    if not again:  # what they came from is not ours to free
+        inputs = [x.detach().requires_grad_(x.requires_grad) for x in inputs]
+    wanted = [x for x in inputs if x.requires_grad]
+    with torch.enable_grad():
+        outputs = run(*inputs)
+    asked = [(y, dy) for y, dy in zip(outputs, grads, strict=True) if dy is not None and y.requires_grad]
+    if not asked:
+        return [None] * len(inputs)
+    found = iter(torch.autograd.grad(*zip(*asked, strict=True), create_graph=again, allow_unused=True, inputs=wanted))
+    return [next(found) if x.requires_grad else None for x in inputs]
+
+
+def recurrent(cell: str, option: int, options: dict, x_pre, R, bias, state, lengths, reset):
+    lengths, reset = contiguous(lengths), contiguous(reset)
+    tensors = [x_pre, R, bias, *state]
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
+        h, *last = RecurrentCell.apply(cell, option, lengths, reset, options, *tensors)  # type: ignore[misc]
+    else:
+        h, last, _ = recurrent_forward(cell, option, lengths, reset, False, *tensors)
+    return h, type(state)(*last)
+
+
+def rnn(
+    x_pre: Float[Tensor, "B T N H"],
+    R: Float[Tensor, "N H H"],
+    state: RNNState,
+    *,
+    nonlinearity: str = "tanh",
+    lengths: Int[Tensor, "B"] | None = None,
+    reset: Bool[Tensor, "B T"] | None = None,
+) -> tuple[Float[Tensor, "B T N H"], RNNState]:
+    """`cells.rnn.rnn` in C++."""
+    options = {"nonlinearity": nonlinearity}
+    return recurrent("rnn", int(nonlinearity == "relu"), options, x_pre, R, None, state, lengths, reset)
+
+
+def lstm(
+    x_pre: Float[Tensor, "B T G N H"],
+    R: Float[Tensor, "G N H H"],
+    state: LSTMState,
+    *,
+    proj: None = None,
+    lengths: Int[Tensor, "B"] | None = None,
+    reset: Bool[Tensor, "B T"] | None = None,
+) -> tuple[Float[Tensor, "B T N H"], LSTMState]:
+    """`cells.lstm.lstm` in C++, without a projection."""
+    return recurrent("lstm", int(x_pre.shape[2] == 3), {}, x_pre, R, None, state, lengths, reset)
+
+
+def gru(
+    x_pre: Float[Tensor, "B T 3 N H"],
+    R: Float[Tensor, "3 N H H"],
+    state: GRUState,
+    *,
+    bias: Float[Tensor, "N H"] | None = None,
+    lengths: Int[Tensor, "B"] | None = None,
+    reset: Bool[Tensor, "B T"] | None = None,
+) -> tuple[Float[Tensor, "B T N H"], GRUState]:
+    """`cells.gru.gru` in C++."""
+    return recurrent("gru", 0, {}, x_pre, R, contiguous(bias), state, lengths, reset)
+
+
+def slstm(
+    x_pre: Float[Tensor, "B T 4 N H"],
+    R: Float[Tensor, "4 N H H"],
+    state: SLSTMState,
+    *,
+    forget: str = "sigmoid",
+    lengths: Int[Tensor, "B"] | None = None,
+    reset: Bool[Tensor, "B T"] | None = None,
+) -> tuple[Float[Tensor, "B T N H"], SLSTMState]:
+    """`cells.slstm.slstm` in C++."""
+    return recurrent("slstm", int(forget == "exp"), {"forget": forget}, x_pre, R, None, state, lengths, reset)
+
+
+# ---- what the input gives --------------------------------------------------------------------------------------------
+
+
+class Linear(torch.autograd.Function):
+    """x W^T + b over many rows, and its gradient."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return multiply(x, weight.t(), bias)
+
+    @staticmethod
+    def backward(ctx, dy):  # type: ignore[override]
+        x, weight = ctx.saved_tensors
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
+        plain = not (torch.is_grad_enabled() or batched(dy))
+        flat, rows = dy.flatten(0, -2), x.flatten(0, -2)
+        product = multiply if plain else torch.matmul
+        dx = product(dy, weight) if needs_x else None
+        return dx, product(flat.t(), rows) if needs_weight else None, flat.sum(0) if needs_bias else None
+
+
+def multiply(x: Float[Tensor, "... K"], w: Float[Tensor, "K N"], bias: Tensor | None = None) -> Tensor:
+    """x w + bias. Transposed matrices are read as they lie."""
+    *lead, K = x.shape
+    M, N = x.numel() // K, w.shape[1]
+    x = x if x.dim() == 2 and 1 in x.stride() else x.contiguous().view(M, K)
+    w = w if 1 in w.stride() else w.contiguous()
+    y = room(*lead, N)
+    call = PRODUCT.pack(
+        M, N, K, threads(), x.data_ptr(), *x.stride(), w.data_ptr(), *w.stride(), pointer(bias), y.data_ptr(), N
+    )
+    core().longshort_product(Chosen.variant, call)
+    return y
+
+
+def linear(x: Float[Tensor, "... K"], weight: Float[Tensor, "N K"], bias: Float[Tensor, "N"] | None) -> Tensor:
+    """`F.linear` in C++, for float32 on the CPU."""
+    bias = contiguous(bias)
+    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, weight, bias)):
+        return Linear.apply(x, weight, bias)  # type: ignore[no-any-return]
+    return multiply(x, weight.t(), bias)
+
+
+# ---- the mLSTM -------------------------------------------------------------------------------------------------------
+
+LONGEST_CHUNK = 256
+
+
+def memory_forward(L: int, eps: float, lengths, reset, keep: bool, q, k, v, i_pre, f_pre, C, n, m):
+    """h, the last C, n and m, and the states that the chunks began with (None unless `keep`)."""
+    B, T, N, K = q.shape
+    V = v.shape[-1]
+    q, k, v, C, n, m = side_by_side(q), side_by_side(k), side_by_side(v), C.contiguous(), n.contiguous(), m.contiguous()
+    h, last = room(B, T, N, V), [room(*C.shape), torch.empty_like(n), torch.empty_like(m)]
+    saved = room(B * N * -(-T // L) * (K * to_16(V) + to_16(K) + 16)) if keep else None
+    call = memory_call(L, eps, lengths, reset, q, k, v, i_pre, f_pre, C, n, m, last, h, saved, None, (), ())
+    core().longshort_memory(Chosen.variant, 0, call)
+    return h, last, saved
+
+
+def memory_call(L, eps, lengths, reset, q, k, v, i_pre, f_pre, C, n, m, last, h, saved, dh, d_last, d_inputs) -> bytes:
+    B, T, N, K = q.shape
+    strides = [stride for x in (q, k, v, i_pre, f_pre) for stride in x.stride()[:3]]
+    return MEMORY.pack(
+        B, T, N, K, v.shape[-1], threads(), L, eps, 0,
+        q.data_ptr(), k.data_ptr(), v.data_ptr(), i_pre.data_ptr(), f_pre.data_ptr(), *strides,
+        pointer(lengths), pointer(reset), C.data_ptr(), n.data_ptr(), m.data_ptr(),
+        *padded([x.data_ptr() for x in last], 3), h.data_ptr(), pointer(saved),
+        pointer(dh), *((0, 0, 0) if dh is None else dh.stride()[:3]), *padded([pointer(x) for x in d_last], 2),
+        *padded([x.data_ptr() for x in d_inputs], 7),
+    )  # fmt: skip
+
+
+class MatrixMemory(torch.autograd.Function):
+    """The mLSTM over a sequence, chunk by chunk, and its exact gradient."""
+
+    @staticmethod
+    def forward(ctx, L, eps, lengths, reset, *inputs):  # inputs: q, k, v, i_pre, f_pre, C, n, m
+        h, last, saved = memory_forward(L, eps, lengths, reset, True, *inputs)
+        ctx.L, ctx.eps = L, eps
+        ctx.save_for_backward(lengths, reset, h, saved, *inputs)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(last[2])
+        return h, *last
+
+    @staticmethod
+    def backward(ctx, dh, dC, dn, _):  # type: ignore[override]
+        lengths, reset, h, saved, *inputs = ctx.saved_tensors
+        none = (None,) * 4
+        if dh is None and dC is None and dn is None:
+            return (*none, *[None] * 8)
+        with without_autocast("cpu"):
+            if torch.is_grad_enabled() or any(map(batched, (dh, dC, dn))):
+
+                def again(q, k, v, i_pre, f_pre, C, n):
+                    options: dict[str, Any] = {"chunk_size": ctx.L, "eps": ctx.eps, "lengths": lengths, "reset": reset}
+                    state = MLSTMState(C, n, inputs[7])
+                    h, last = mlstm_chunkwise(q, k, v, i_pre, f_pre, state, **options)
+                    return h, last.C, last.n
+
+                return (*none, *differentiable(again, inputs[:7], (dh, dC, dn)), None)
+            q, k, v, i_pre, f_pre, C, n, m = inputs
+            q, k, v, C, n, m = *map(side_by_side, (q, k, v)), C.contiguous(), n.contiguous(), m.contiguous()
+            dh = None if dh is None else side_by_side(dh)
+            d_last = [None if x is None else x.contiguous() for x in (dC, dn)]
+            d = [room(*x.shape) for x in (q, k, v, i_pre, f_pre, C, n)]
+            args = (q, k, v, i_pre, f_pre, C, n, m, (), h, saved, dh, d_last, d)
+            core().longshort_memory(Chosen.variant, 1, memory_call(ctx.L, ctx.eps, lengths, reset, *args))
+        return (*none, *d, None)
+
+
+def mlstm(
+    q: Float[Tensor, "B T N K"],
+    k: Float[Tensor, "B T N K"],
+    v: Float[Tensor, "B T N V"],
+    i_pre: Float[Tensor, "B T N"],
+    f_pre: Float[Tensor, "B T N"],
+    state: MLSTMState,
+    *,
+    chunk_size: int = 64,
+    eps: float = 0.0,
+    lengths: Int[Tensor, "B"] | None = None,
+    reset: Bool[Tensor, "B T"] | None = None,
+) -> tuple[Float[Tensor, "B T N V"], MLSTMState]:
+    """`cells.mlstm.mlstm_chunkwise` in C++; chunks of at most `LONGEST_CHUNK` steps."""
+    L = min(chunk_size, q.shape[1], LONGEST_CHUNK)
+    lengths, reset = contiguous(lengths), contiguous(reset)
+    inputs = [q, k, v, i_pre, f_pre, state.C, state.n, state.m.detach()]
+    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+        h, *last = MatrixMemory.apply(L, eps, lengths, reset, *inputs)  # type: ignore[misc]
+    else:
+        h, last, _ = memory_forward(L, eps, lengths, reset, False, *inputs)
+    return h, MLSTMState(*last)
+
+
+def mlstm_step(q, k, v, i_pre, f_pre, state: MLSTMState, eps: float) -> tuple[Tensor, MLSTMState] | None:
+    """One step without gradients of plain tensors (B, N, ...) that fit; None where the long way round is needed.
+
+    The step itself takes two microseconds: what every tensor is asked is asked once, here.
+    """
+    C, n, m = state
+    grads = torch.is_grad_enabled()
+    for x in (q, k, v, i_pre, f_pre, C, n, m):
+        if type(x) is not Tensor or x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous():
+            return None
+        if grads and x.requires_grad:
+            return None
+    B, N, K, V = shape = C.shape
+    keys, gate = (B, N, K), (B, N)
+    if not (q.shape == keys and k.shape == keys and n.shape == keys and v.shape == (B, N, V) and math.prod(shape)):
+        return None
+    if not (i_pre.shape == gate and f_pre.shape == gate and m.shape == gate):
+        return None
+    h, n1, m1 = torch.empty_like(v), torch.empty_like(n), torch.empty_like(m)
+    C1 = torch.empty_like(C) if B * N * K * V < LARGE // 4 else room(*shape)
+    call = MEMORY.pack(
+        B, 1, N, K, V, threads(), 1, eps, 0,
+        q.data_ptr(), k.data_ptr(), v.data_ptr(), i_pre.data_ptr(), f_pre.data_ptr(),
+        N * K, 0, K, N * K, 0, K, N * V, 0, V, N, 0, 1, N, 0, 1,
+        0, 0, C.data_ptr(), n.data_ptr(), m.data_ptr(), C1.data_ptr(), n1.data_ptr(), m1.data_ptr(),
+        h.data_ptr(), *NONE,
+    )  # fmt: skip
+    Chosen.memory(Chosen.variant, 0, call)
+    return h, MLSTMState(C1, n1, m1)
+
+
+NONE = (0,) * 14
