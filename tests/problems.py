@@ -9,32 +9,51 @@ from longshort import checking
 from longshort.checking import FORMS, TOLERANCE, Problem, distance, raw
 from longshort.functional import KERNELS
 
-__all__ = ["CASES", "LENGTHS", "TOLERANCE", "Problem", "assert_same", "content", "everything", "problem", "raw"]
+__all__ = ["CASES", "LENGTHS", "NATIVE", "TOLERANCE", "WIDE", "Problem", "assert_same", "content", "dtype_of",
+           "everything", "exact", "problem", "raw", "tolerance"]  # fmt: skip
 
 LENGTHS = [1, 2, 3, 7, 63, 64, 65, 100]
 
 
-def cases() -> dict[str, tuple[str, str]]:
-    """(form, kernel) by name: every kernel that takes float64 on the CPU; lstm-2000 is its reference."""
-    x = torch.zeros(1, 64, 1, 1, dtype=torch.float64)
+def cases(dtype: torch.dtype) -> dict[str, tuple[str, str]]:
+    """(form, kernel) by name: every kernel that takes `dtype` on the CPU; lstm-2000 is its reference."""
+    x = torch.zeros(1, 64, 1, 1, dtype=dtype)
     found = {}
     for form, (cell, _) in FORMS.items():
+        weights = ["proj"] if form == "lstm-proj" else []
         for kernel, implementation in reversed(KERNELS[cell].items()):
-            if form == "mlstm-eps" or implementation.why_not(x):  # eps has tests of its own
+            if form == "mlstm-eps" or implementation.why_not(x, None, weights):  # eps has tests of its own
                 continue
             name = form if kernel == "reference" and form != "mlstm" else f"{form}-{kernel}"
             found[name] = form, kernel
     return found
 
 
-CASES = cases()
+WIDE = cases(torch.float64)  # in float64, to its precision
+NATIVE = {name: case for name, case in cases(torch.float32).items() if case[1] == "native"}  # in float32
+CASES = WIDE | NATIVE
+
+
+def dtype_of(case: str) -> torch.dtype:
+    """The widest dtype that a case computes in."""
+    return torch.float64 if case in WIDE else torch.float32
+
+
+def tolerance(case: str) -> float:
+    """How far a case may be from another, relative to the largest value of a tensor."""
+    return TOLERANCE[dtype_of(case)]
 
 
 def problem(case: str, T: int = 7, **sizes) -> Problem:
-    """A random problem of a case: its form's, for its kernel."""
+    """A random problem of a case: its form's, for its kernel, in its dtype."""
     form, kernel = CASES[case]
-    p = checking.problem(form, T, **sizes)
+    p = checking.problem(form, T, **{"dtype": dtype_of(case), **sizes})
     return p._replace(options=p.options | {"kernel": kernel})
+
+
+def exact(p: Problem) -> Problem:
+    """The same numbers for the reference, in float64."""
+    return p.to(torch.float64)._replace(options=p.options | {"kernel": "reference"})
 
 
 def content(state) -> dict[str, torch.Tensor]:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from problems import CASES, TOLERANCE, assert_same, everything, problem
+from problems import TOLERANCE, WIDE, assert_same, everything, problem
 
 from longshort.checking import devices_here, full_float32
 from longshort.config import xLSTMConfig
@@ -20,7 +20,7 @@ def float32_in_full():
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("T", [1, 65])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", WIDE)
 def test_device_gives_the_reference_s_answer(case, T, dtype, device):
     p = problem(case, T=T, dtype=dtype)
     tolerance = TOLERANCE[dtype] if dtype != torch.float64 else 1e-11

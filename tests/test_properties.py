@@ -5,7 +5,7 @@ import itertools
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import CASES, assert_same, content, everything, problem
+from problems import CASES, TOLERANCE, assert_same, content, everything, problem
 
 from longshort.config import xLSTMConfig
 from longshort.model import map_state, xLSTM
@@ -47,7 +47,7 @@ def test_rows_equal_each_alone(call):
     for b in range(h.shape[0]):
         alone, state = p.rows([b]).run(**{name: x[[b]] for name, x in more.items()})
         got = {"h": h[[b]], **{k: x[[b]] for k, x in content(last).items()}}
-        assert_same(got, {"h": alone, **content(state)}, 1e-12)
+        assert_same(got, {"h": alone, **content(state)}, TOLERANCE[h.dtype])
 
 
 @given(st.data())

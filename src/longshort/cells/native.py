@@ -252,7 +252,7 @@ RECURRENT = {
 def recurrent_forward(cell: str, option: int, lengths, reset, keep: bool, x_pre: Tensor, R, bias, *state: Tensor):
     """h, the last states, and what the backward needs (None unless `keep`)."""
     B, T, N, H = *x_pre.shape[:2], *x_pre.shape[-2:]
-    x_pre, R, state = side_by_side(x_pre), R.contiguous(), [x.contiguous() for x in state]
+    x_pre, R, state = side_by_side(x_pre), R.contiguous(), tuple(x.contiguous() for x in state)
     h, *last = room(B, T, N, H), *[torch.empty_like(x) for x in state]
     size = RECURRENT[cell].keeps
     saved = room(B * T * N * size * to_16(H)) if keep and size else None
@@ -346,7 +346,8 @@ def differentiable(run: Callable, inputs: Sequence[Tensor], grads: Sequence[Tens
     asked = [(y, dy) for y, dy in zip(outputs, grads, strict=True) if dy is not None and y.requires_grad]
     if not asked:
         return [None] * len(inputs)
-    found = iter(torch.autograd.grad(*zip(*asked, strict=True), create_graph=again, allow_unused=True, inputs=wanted))
+    ends, given = zip(*asked, strict=True)
+    found = iter(torch.autograd.grad(ends, wanted, given, create_graph=again, allow_unused=True))
     return [next(found) if x.requires_grad else None for x in inputs]
 
 

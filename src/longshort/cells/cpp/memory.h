@@ -31,9 +31,9 @@ template <> struct Turn<0> {
     static void all(V*) {}
 };
 
-// to (columns x rows) = from (rows x columns), both of whole tiles' room.
+// to (columns x rows) = from (rows x columns); `columns` whole vectors, rows filled up to 16 with 0.
 inline void transpose(const float* from, int64_t from_row, int64_t rows, int64_t columns, float* to, int64_t to_row) {
-    for (int64_t i = 0; i < rows; i += W)
+    for (int64_t i = 0; i < to16(rows); i += W)
         for (int64_t j = 0; j < columns; j += W) {
             V x[W];
             for (int r = 0; r < W; r++) x[r] = i + r < rows ? load(from + (i + r) * from_row + j) : V{};

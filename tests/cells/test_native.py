@@ -1,0 +1,474 @@
+"""The C++ core: every variant, on any number of threads, gives the float64 reference's answers; and how it behaves."""
+
+import ctypes
+import multiprocessing
+import os
+import subprocess
+import sys
+from itertools import product
+from pathlib import Path
+
+import mpmath
+import pytest
+import torch
+from problems import LENGTHS, TOLERANCE, assert_same, everything, exact
+
+from longshort import checking, functional
+from longshort.cells import native
+from longshort.checking import FORMS, pose, wanted
+from longshort.functional import KERNELS, MLSTMState, lstm, mlstm, slstm
+from longshort.kernels import under_transform
+
+CELLS = [form for form, (cell, _) in FORMS.items() if KERNELS[cell]["native"].without == () or form != "lstm-proj"]
+F32 = TOLERANCE[torch.float32]
+VARIANTS = [] if native.missing() else native.library().variants
+
+
+@pytest.fixture(params=range(len(VARIANTS)), ids=VARIANTS)
+def variant(request, monkeypatch):
+    """Each instruction set that this processor has."""
+    first = native.Chosen.variant
+    monkeypatch.setattr(native.Chosen, "variant", first + request.param)
+    return VARIANTS[request.param]
+
+
+@pytest.fixture
+def threads():
+    """Sets the number of threads, for one test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def poisoned():
+    """The core's memory full of NaN, so that reading what was never written shows."""
+    native.core().longshort_poison(ctypes.c_int64(2**20))
+
+
+def native_problem(form, **sizes):
+    """A random float32 problem, whose numbers bfloat16 holds, so that float64 sees the very same ones."""
+    p = checking.problem(form, dtype=torch.bfloat16, **sizes).to(torch.float32)
+    return p._replace(options=p.options | {"kernel": "native"})
+
+
+def test_the_core_is_built_here():
+    """Every developer and CI has a compiler: without the core these tests would test nothing."""
+    assert native.missing() is None
+
+
+# ---- against the reference -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("T", LENGTHS)
+@pytest.mark.parametrize("form", CELLS)
+def test_every_length_gives_the_reference_s_answer(form, T, variant):
+    p = native_problem(form, T=T, B=3, H=5)
+    if form == "slstm-exp":
+        p = p._replace(inputs={"x_pre": p.inputs["x_pre"] * 0.125})  # else the content e^m leaves float32's range
+    assert_same(everything(p), everything(exact(p)), F32)
+
+
+@pytest.mark.parametrize(("N", "H"), [(1, 1), (3, 2), (1, 16), (2, 17), (1, 33), (1, 64), (2, 65), (1, 100)])
+@pytest.mark.parametrize("form", CELLS)
+def test_every_width_gives_the_reference_s_answer(form, N, H, variant):
+    p = native_problem(form, T=6, B=2, N=N, H=H)
+    assert_same(everything(p), everything(exact(p)), F32)
+
+
+@pytest.mark.parametrize("B", [1, 2, 5, 6, 7, 13, 40])
+@pytest.mark.parametrize("form", CELLS)
+def test_every_batch_gives_the_reference_s_answer_on_any_threads(form, B, threads):
+    p = native_problem(form, T=9, B=B, H=33)
+    want = everything(exact(p))
+    for count in (1, 2, 3, 4):
+        threads(count)
+        assert_same(everything(p), want, F32)
+
+
+@pytest.mark.parametrize(("what", "count"), list(product(["lengths", "reset", "lengths, reset"], [1, 2, 3])))
+@pytest.mark.parametrize("form", CELLS)
+def test_lengths_and_resets_give_the_reference_s_answer(form, what, count, variant, threads):
+    """NaN in the padding, rows of no step, rows that end everywhere: outputs, states, gradients."""
+    threads(count)
+    for T, H in ((1, 3), (7, 40), (65, 19)):
+        p, more = pose(form, T, H, what)
+        got = checking.answers(p.to(torch.float32), kernel="native", **more)
+        assert isinstance(got, dict), got
+        assert_same(got, wanted(p, more), F32)
+
+
+@pytest.mark.parametrize("form", CELLS)
+def test_gates_at_their_limits_give_the_reference_s_answer(form, variant):
+    p, more = pose(form, 9, 3, "extreme gates")
+    got = checking.answers(p.to(torch.float32), kernel="native", **more)
+    assert isinstance(got, dict), got
+    assert_same(got, wanted(p, more), F32)
+
+
+@pytest.mark.parametrize(("K", "V"), [(1, 1), (1, 5), (17, 2), (22, 70), (64, 16), (16, 64), (130, 33)])
+@pytest.mark.parametrize("chunk_size", [1, 3, 16, 64, 100, 1000])
+def test_mlstm_takes_any_widths_and_chunks(K, V, chunk_size, variant):
+    T = 150
+    numbers = torch.randn(2, T, 2, 2 * K + V + 2)
+    inputs = [x.clone().requires_grad_() for x in numbers.split([K, K, V, 1, 1], -1)]
+
+    def learn(dtype, **options):
+        given = [x.detach().to(dtype).requires_grad_() for x in inputs]
+        q, k, v, i, f = given
+        h, last = mlstm(q, k, v, i[..., 0], f[..., 0], **options)
+        (h.sum() + last.C.sum() + last.n.sum()).backward()
+        return {"h": h.detach(), **last._asdict(), **{str(n): x.grad for n, x in enumerate(given)}}
+
+    got = learn(torch.float32, kernel="native", chunk_size=chunk_size)
+    assert_same(got, learn(torch.float64, kernel="chunkwise", chunk_size=16), F32)
+
+
+def test_a_state_of_someone_else_s_and_views_of_any_kind():
+    """Strides of every axis, a state in slices, a stabiliser below 0 and one of -inf; lengths and resets in views."""
+    B, T, N, H = 3, 8, 2, 5
+    x = torch.randn(T, N, B, 4, 2 * H)[..., :H].permute(2, 0, 3, 1, 4)
+    R = torch.randn(4, N, H, H).transpose(-1, -2) * 0.4
+    state = torch.rand(4, B, 2 * N, H)[:, :, ::2]
+    start = functional.SLSTMState(state[0], state[1], state[2], torch.full_like(state[3], -3.0))
+    start.m[1] = -torch.inf
+    lengths, reset = torch.tensor([8, 0, 5, 0, 3, 0])[::2], (torch.rand(T, B) < 0.3).T
+    h, last = slstm(x, R, start, lengths=lengths, reset=reset, kernel="native")
+    want, end = slstm(x.double(), R.double(), start, lengths=lengths, reset=reset, kernel="reference")
+    assert_same({"h": h, **last._asdict()}, {"h": want, **end._asdict()}, F32)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_input_is_computed_in_float32(dtype):
+    x, R = torch.randn(2, 70, 4, 2, 8).to(dtype), (torch.randn(4, 2, 8, 8) * 0.3).to(dtype)
+    h, last = lstm(x, R, kernel="native")
+    want, end = lstm(x.double(), R.double(), kernel="reference")
+    assert h.dtype == dtype
+    assert last.c.dtype == torch.float32
+    assert_same({"h": h}, {"h": want}, TOLERANCE[dtype])
+    assert_same(last._asdict(), end._asdict(), F32)
+
+
+# ---- one step, and products ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("B", "N", "K", "V"), [(1, 1, 1, 1), (1, 4, 64, 64), (4, 4, 128, 128), (2, 3, 5, 70)])
+def test_mlstm_step_at_once_equals_the_sequence_of_one(B, N, K, V):
+    q, k, v, gates = (torch.randn(B, N, width) for width in (K, K, V, 2))
+    i, f = (x.contiguous() for x in gates.unbind(-1))
+    state = MLSTMState(torch.randn(B, N, K, V), torch.randn(B, N, K), torch.rand(B, N))
+    before = [x.clone() for x in state]
+    h, last = functional.mlstm_step(q, k, v, i, f, state, eps=1e-6)
+    assert native.mlstm_step(q, k, v, i, f, state, 1e-6) is not None
+    wide = MLSTMState(*(x.double() for x in state))
+    want, end = functional.mlstm_step(*(x.double() for x in (q, k, v, i, f)), wide, eps=1e-6)
+    assert_same({"h": h, **last._asdict()}, {"h": want, **end._asdict()}, F32)
+    assert all(torch.equal(a, b) for a, b in zip(state, before, strict=True))
+
+
+def test_mlstm_step_goes_the_long_way_round_where_it_must():
+    q = torch.randn(2, 3, 4)
+    gate = torch.zeros(2, 3)
+    state = functional.mlstm_step(q, q, q, gate, gate)[1]
+    assert native.mlstm_step(q, q, q, gate, gate, state, 0.0) is not None
+    views = q.transpose(0, 1).contiguous().transpose(0, 1)
+    for bad in (q.double(), views, q[:1], q.clone().requires_grad_(), torch.nn.Parameter(q)):
+        assert native.mlstm_step(bad, q, q, gate, gate, state, 0.0) is None
+    with pytest.raises(ValueError, match=r"k must be \(B, T, N, K\)"):
+        functional.mlstm_step(q, q[:1], q, gate, gate, state)
+    assert functional.mlstm_step(q.clone().requires_grad_(), q, q, gate, gate, state)[0].requires_grad
+
+
+@pytest.mark.parametrize(
+    ("M", "K", "N"), [(1, 1, 1), (33, 7, 5), (97, 513, 77), (200, 64, 256), (64, 1100, 65), (500, 3, 200)]
+)
+def test_linear_and_its_gradients_are_torch_s(M, K, N, variant, threads):
+    x, w, b = torch.randn(2, M, K), torch.randn(N, K), torch.randn(N)
+
+    def learn(call, dtype):
+        given = [t.to(dtype, copy=True).requires_grad_() for t in (x, w, b)]
+        y = call(*given)
+        y.square().sum().backward()
+        return {"y": y.detach(), **{str(n): t.grad for n, t in enumerate(given)}}
+
+    want = learn(torch.nn.functional.linear, torch.float64)
+    for count in (1, 3):
+        threads(count)
+        assert_same(learn(native.linear, torch.float32), want, F32)
+    assert_same({"y": native.linear(x, w, None)}, {"y": x.double() @ w.double().T}, F32)
+
+
+# ---- the functions of the gates --------------------------------------------------------------------------------------
+
+FUNCTIONS = {
+    "exp": (0, mpmath.exp, 2),
+    "tanh": (1, mpmath.tanh, 4),
+    "sigmoid": (2, lambda x: 1 / (1 + mpmath.exp(-x)), 4),
+    "log_sigmoid": (3, lambda x: -mpmath.log1p(mpmath.exp(-x)), 4),
+}
+
+
+def gate(which: int, x: torch.Tensor) -> torch.Tensor:
+    y = torch.empty_like(x)
+    native.core().longshort_gate(native.Chosen.variant, which, x.data_ptr(), y.data_ptr(), x.numel())
+    return y
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_functions_are_right_to_a_few_units_in_the_last_place(name, variant):
+    which, true, allowed = FUNCTIONS[name]
+    size = torch.logspace(-30, 1.93, 4001)  # up to 85
+    x = torch.cat([size, -size, torch.linspace(-20, 20, 4001), torch.zeros(1)])
+    got, unit = gate(which, x), torch.finfo(torch.float32).eps
+    for given, found in zip(x.tolist(), got.tolist(), strict=True):
+        want = true(mpmath.mpf(given))
+        if abs(want) > 1.2e-38:
+            assert abs(found - want) <= allowed * unit * abs(want), f"{name}({given}) = {found}, not {want}"
+
+
+def test_functions_at_the_limits(variant):
+    inf, nan = torch.inf, torch.nan
+    x = torch.tensor([-inf, -1e4, -104.0, 1e4, inf, nan])
+    assert gate(0, x).tolist()[:5] == [0, 0, 0, inf, inf]
+    assert gate(1, x).tolist()[:5] == [-1, -1, -1, 1, 1]
+    assert gate(2, x).tolist()[:5] == [0, 0, 0, 1, 1]
+    assert gate(3, x).tolist()[:5] == [-inf, -1e4, -104, 0, 0]
+    assert all(gate(which, x)[5].isnan() for which in range(4))
+
+
+# ---- derivatives -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cuts", ["", "lengths reset"])
+@pytest.mark.parametrize("form", CELLS)
+def test_a_second_derivative_goes_through_the_reference_and_is_right(form, cuts):
+    p = native_problem(form, T=4, B=2, N=1, H=3)
+    more = {"lengths": torch.tensor([4, 2]), "reset": torch.tensor([[0, 1, 0, 0]] * 2).bool()} if cuts else {}
+
+    def second(p):
+        names = [*p.inputs, *p.weights]
+        leaves = [x.clone().requires_grad_() for x in (*p.inputs.values(), *p.weights.values())]
+        given = dict(zip(names, leaves, strict=True))
+        p = p._replace(inputs={k: given[k] for k in p.inputs}, weights={k: given[k] for k in p.weights})
+        h, last = p.run(**more)
+        loss = h.square().sum() + sum(x.square().sum() for name, x in last._asdict().items() if name != "m")
+        first = torch.autograd.grad(loss, leaves, create_graph=True)
+        again = torch.autograd.grad(sum(x.square().sum() for x in first), leaves, allow_unused=True)
+        zero = zip(again, leaves, strict=True)
+        return {name: torch.zeros_like(x) if d is None else d for name, (d, x) in zip(names, zero, strict=True)}
+
+    assert_same(second(p), second(exact(p)), 20 * F32)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("form", CELLS)
+def test_batched_gradients_equal_one_at_a_time(form):
+    p = native_problem(form, T=5)
+    leaves = [x.clone().requires_grad_() for x in p.inputs.values()]
+    h, _ = p._replace(inputs=dict(zip(p.inputs, leaves, strict=True))).run()
+    many = torch.randn(3, *h.shape)
+    got = torch.autograd.grad(h, leaves, many, is_grads_batched=True, retain_graph=True)
+    each = [torch.autograd.grad(h, leaves, one, retain_graph=True) for one in many]
+    for at, batch in enumerate(got):
+        torch.testing.assert_close(batch, torch.stack([one[at] for one in each]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("form", CELLS)
+def test_transforms_take_the_reference_and_refuse_the_core_by_name(form):
+    p = native_problem(form, T=5)
+    name, x = next(iter(p.inputs.items()))
+    free = p._replace(options=p.options | {"kernel": "auto"})
+
+    def f(p):
+        return lambda x: p._replace(inputs=p.inputs | {name: x}).run()[0]
+
+    dx = torch.randn_like(x)
+    _, slope = torch.func.jvp(f(free), (x,), (dx,))
+    _, want = torch.func.jvp(f(exact(p)), (x.double(),), (dx.double(),))
+    assert_same({"": slope}, {"": want}, 10 * F32)
+    assert not under_transform()
+    for transform in (lambda g: torch.func.jvp(g, (x,), (dx,)), lambda g: torch.func.vmap(g)(x[None])):
+        with pytest.raises(ValueError, match="cannot use kernel='native' here: .*transforms"):
+            transform(f(p))
+
+
+def test_a_saved_tensor_that_was_written_to_is_an_error():
+    x, R = torch.randn(1, 5, 4, 1, 3, requires_grad=True), torch.randn(4, 1, 3, 3)
+    h, _ = lstm(x, R, kernel="native")
+    R.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        h.sum().backward()
+
+
+def test_a_backward_may_run_twice_and_under_checkpointing():
+    x, R = torch.randn(2, 6, 4, 1, 3, requires_grad=True), torch.randn(4, 1, 3, 3) * 0.5
+    h, _ = slstm(x, R, kernel="native")
+    first, again = (torch.autograd.grad(h.sum(), x, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, again)
+    run = lambda x: slstm(x, R, kernel="native")[0]  # noqa: E731
+    checkpointed = torch.utils.checkpoint.checkpoint(run, x, use_reentrant=False)
+    assert torch.equal(torch.autograd.grad(checkpointed.sum(), x)[0], first)
+
+
+# ---- threads, processes, memory --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_same_numbers_give_the_same_bits(count, threads):
+    threads(count)
+    for form in ("lstm-2000", "slstm-sigmoid", "gru-bias", "mlstm"):
+        p = native_problem(form, T=70, B=7, H=32)
+        first = everything(p)
+        for _ in range(3):
+            assert_same(everything(p), first, 0)
+
+
+def test_threads_are_torch_s_and_there_is_one_openmp():
+    """In a process that has loaded nothing else: what tests load beside torch may bring an OpenMP of its own."""
+    code = (
+        "import torch; from longshort.cells import native; from longshort import functional as F;"
+        "torch.set_num_threads(2); F.lstm(torch.randn(4, 9, 4, 1, 64), torch.randn(4, 1, 64, 64), kernel='native');"
+        "print(native.library().openmp); print(len(native.openmp_loaded()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    runtime, loaded = done.stdout.split()
+    assert Path(runtime).exists()
+    assert loaded == "1"
+    library = Path(native.__file__).parent / "cpp" / native.LIBRARY
+    needed = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
+    assert not any(name in needed for name in ("omp", "torch", "python", "stdc++"))
+
+
+def test_set_num_threads_is_obeyed(threads):
+    """The threads of the process that work: 1 asks nobody else; 2 asks one more."""
+
+    def working() -> set[int]:
+        used = {task: ticks(task) for task in os.listdir("/proc/self/task")}
+        for _ in range(30):
+            lstm(x, R, kernel="native")
+        return {task for task, before in used.items() if ticks(task) > before + 2}
+
+    def ticks(task) -> int:
+        return sum(map(int, Path(f"/proc/self/task/{task}/stat").read_text().rsplit(")", 1)[1].split()[11:13]))
+
+    x, R = torch.randn(16, 256, 4, 1, 128), torch.randn(4, 1, 128, 128) * 0.05
+    threads(1)
+    assert len(working()) == 1
+    threads(2)
+    lstm(x, R, kernel="native")
+    assert len(working()) == 2
+
+
+def forked(queue, x, R):
+    h, _ = lstm(x, R, kernel="native")
+    queue.put(float(h.double().sum()))
+
+
+def test_a_forked_process_works_alone_and_does_not_hang(threads):
+    threads(2)
+    x, R = torch.randn(4, 20, 4, 1, 32), torch.randn(4, 1, 32, 32) * 0.1
+    want = float(lstm(x, R, kernel="native")[0].double().sum())
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    child = context.Process(target=forked, args=(queue, x, R))
+    child.start()
+    assert queue.get(timeout=60) == pytest.approx(want, rel=1e-6)
+    child.join(60)
+    assert child.exitcode == 0
+
+
+class Encoded(torch.utils.data.Dataset):
+    """Sequences that a recurrent layer reads where they are loaded: in the workers."""
+
+    def __init__(self):
+        self.layer = functional_layer()
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        with torch.no_grad():
+            return self.layer(torch.full((1, 40, 8), float(i)))[0]
+
+
+def functional_layer():
+    from longshort import LSTM
+
+    torch.manual_seed(0)
+    return LSTM(8, 16, batch_first=True)
+
+
+def test_data_loader_workers_run_the_core(threads):
+    threads(2)
+    data = Encoded()
+    want = torch.stack([data[i] for i in range(6)])
+    loader = torch.utils.data.DataLoader(data, batch_size=3, num_workers=2, multiprocessing_context="fork")
+    torch.testing.assert_close(torch.cat(list(loader)), want, rtol=0, atol=1e-6)
+
+
+def test_memory_is_linear_in_time_and_used_again():
+    """What the backward keeps grows with T, and a second run finds the mappings of the first."""
+
+    def kept(T):
+        total = 0
+
+        def count(x):
+            nonlocal total
+            total += x.numel()
+            return x
+
+        x, R = torch.randn(1, T, 4, 1, 16, requires_grad=True), torch.randn(4, 1, 16, 16)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
+            slstm(x, R, kernel="native")
+        return total
+
+    assert kept(4096) <= 4.2 * kept(1024)
+    block = native.room(3, 2**20)
+    address = block.data_ptr()
+    del block
+    again = native.room(3, 2**20)
+    assert again.data_ptr() == address
+    other = native.room(3, 2**20)
+    assert other.data_ptr() != address
+    assert sum(map(len, native.MAPPINGS.waiting)) <= native.KEPT
+
+
+# ---- where there is no core ------------------------------------------------------------------------------------------
+
+
+def test_without_the_core_auto_takes_another_and_says_why(monkeypatch, capsys):
+    from longshort.doctor import kernels
+
+    reason = "the C++ core was not built when longshort was installed. " + native.INSTALL
+    native.library.cache_clear()
+    monkeypatch.setattr(native, "LIBRARY", "nowhere.so")
+    try:
+        assert native.missing() == reason
+        x, R = torch.randn(1, 5, 4, 1, 3), torch.randn(4, 1, 3, 3)
+        h, _ = lstm(x, R)
+        assert torch.equal(h, lstm(x, R, kernel="reference")[0])
+        with pytest.raises(ValueError, match="cannot use kernel='native' here: the C\\+\\+ core was not built"):
+            lstm(x, R, kernel="native")
+        assert any("lstm   native" in line and reason in line for line in kernels())
+    finally:
+        native.library.cache_clear()
+
+
+def test_a_core_that_does_not_load_says_so(monkeypatch, tmp_path):
+    (tmp_path / "cpp").mkdir()
+    (tmp_path / "cpp" / native.LIBRARY).write_text("not a library")
+    native.library.cache_clear()
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
+    try:
+        assert native.missing().startswith("the C++ core does not load (")
+    finally:
+        native.library.cache_clear()
+
+
+def test_the_library_exports_its_doors_alone():
+    library = ctypes.CDLL(str(Path(native.__file__).parent / "cpp" / native.LIBRARY))
+    names = subprocess.run(
+        ["nm", "-D", "--defined-only", library._name], capture_output=True, text=True, check=True
+    ).stdout.split("\n")
+    assert all(" longshort_" in line for line in names if line)
