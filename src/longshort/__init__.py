@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from longshort.data import load_tokenizer
     from longshort.evaluation import evaluate
     from longshort.generation import Writer, generate, load_reading, read, save_reading
-    from longshort.layers import GRU, LSTM, RNN, Cell, Recurrent, mLSTM, sLSTM
+    from longshort.layers import GRU, LSTM, RNN, Acceleration, Cell, Recurrent, accelerate, mLSTM, sLSTM
     from longshort.model import xLSTM, xLSTMLM
     from longshort.tracing import trace
     from longshort.training import train
 
 # The public names, and the module each comes from.
 _HOME = {
+    "Acceleration": "layers",
     "Cell": "layers",
     "CheckpointError": "checkpoints",
     "GRU": "layers",
@@ -31,6 +32,7 @@ _HOME = {
     "Recurrent": "layers",
     "TrainConfig": "config",
     "Writer": "generation",
+    "accelerate": "layers",
     "evaluate": "evaluation",
     "export": "checkpoints",
     "generate": "generation",
@@ -49,9 +51,9 @@ _HOME = {
     "xLSTMLM": "model",
 }
 
-__all__ = ["GRU", "LSTM", "RNN", "Cell", "CheckpointError", "Recurrent", "TrainConfig", "Writer", "evaluate", "export",
-           "generate", "load", "load_reading", "load_tokenizer", "mLSTM", "read", "sLSTM", "save_reading", "selfcheck",
-           "trace", "train", "xLSTM", "xLSTMConfig", "xLSTMLM"]  # fmt: skip
+__all__ = ["GRU", "LSTM", "RNN", "Acceleration", "Cell", "CheckpointError", "Recurrent", "TrainConfig", "Writer",
+           "accelerate", "evaluate", "export", "generate", "load", "load_reading", "load_tokenizer", "mLSTM", "read",
+           "sLSTM", "save_reading", "selfcheck", "trace", "train", "xLSTM", "xLSTMConfig", "xLSTMLM"]  # fmt: skip
 
 if "torch" in sys.modules:  # so that exported programs with our operators load after `import torch, longshort`
     import longshort.blocks

@@ -289,7 +289,7 @@ def test_transforms_take_the_reference_and_refuse_the_core_by_name(form):
     assert_same({"": slope}, {"": want}, 10 * F32)
     assert not under_transform()
     for transform in (lambda g: torch.func.jvp(g, (x,), (dx,)), lambda g: torch.func.vmap(g)(x[None])):
-        with pytest.raises(ValueError, match="cannot use kernel='native' here: .*transforms"):
+        with pytest.raises(ValueError, match=r"cannot use kernel='native' here: .*transforms"):
             transform(f(p))
 
 

@@ -4,9 +4,11 @@ All take (T, B, input), (B, T, input) with `batch_first=True`, unbatched (T, inp
 `(y, state)`. Weights and layouts are here, the maths is in `cells/`.
 """
 
+from longshort.layers.accelerated import Acceleration, accelerate
 from longshort.layers.classic import GRU, LSTM, RNN
 from longshort.layers.extended import MLSTMLayerState, mLSTM, sLSTM
 from longshort.layers.frame import Layer
 from longshort.layers.recurrent import Cell, Recurrent
 
-__all__ = ["GRU", "LSTM", "RNN", "Cell", "Layer", "MLSTMLayerState", "Recurrent", "mLSTM", "sLSTM"]
+__all__ = ["GRU", "LSTM", "RNN", "Acceleration", "Cell", "Layer", "MLSTMLayerState", "Recurrent", "accelerate", "mLSTM",
+           "sLSTM"]  # fmt: skip

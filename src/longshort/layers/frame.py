@@ -181,7 +181,7 @@ class Layer(nn.Module):
         """
         if isinstance(x, PackedSequence):
             return self.forward_packed(x, state, lengths, reset)
-        self.check_input(x)
+        self.check_x(x)
         check_reset(reset, x.shape[:-1], "of x's shape without features")
         batched = x.dim() == 3
         if not batched:
@@ -225,7 +225,7 @@ class Layer(nn.Module):
                 "with a PackedSequence, reset must be one too, packed with the same lengths in the same order"
             )
         padded, lengths = pad_packed_sequence(PackedSequence(x.data, x.batch_sizes), batch_first=True)
-        self.check_input(padded)
+        self.check_x(padded)
         if reset is not None:
             reset = pad_packed_sequence(PackedSequence(reset.data, reset.batch_sizes), batch_first=True)[0]
             check_reset(reset, padded.shape[:-1], "of x's shape without features")
@@ -285,7 +285,7 @@ class Layer(nn.Module):
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
             raise ValueError(f"dtype must be a floating-point torch.dtype, got {dtype!r}")
 
-    def check_input(self, x: Tensor) -> None:
+    def check_x(self, x: Tensor) -> None:
         name = type(self).__name__
         if not isinstance(x, Tensor):
             raise ValueError(f"{name} reads a tensor or a PackedSequence, got {type(x).__name__}")

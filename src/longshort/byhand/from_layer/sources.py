@@ -187,7 +187,7 @@ def one_sequence(ours: "Layer", x: Any) -> "Tensor":
         read = torch.as_tensor(x).detach().to("cpu", torch.float64)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"x should be a tensor or nested lists of numbers, (T, input_size): {error}") from None
-    ours.check_input(read)
+    ours.check_x(read)
     batch = 0 if ours.batch_first else 1
     if read.dim() == 3 and read.shape[batch] != 1:
         raise ValueError(f"x has {read.shape[batch]} rows, and an exercise is of one: give one, (T, input_size)")
