@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check format bench gpu-check clean
+.PHONY: demo test check format bench gpu-check sanitize clean
 
 demo: $(VENV)/.run
 	$(BIN)/longshort demo
@@ -16,14 +16,14 @@ test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 check: $(VENV)/.dev
-	$(BIN)/ruff format --check src tests benchmarks examples
-	$(BIN)/ruff check src tests benchmarks examples
+	$(BIN)/ruff format --check src tests benchmarks examples build_native.py
+	$(BIN)/ruff check src tests benchmarks examples build_native.py
 	$(BIN)/pyright
 	$(BIN)/python -m pytest tests/test_architecture.py
 
 format: $(VENV)/.dev
-	$(BIN)/ruff format src tests benchmarks examples
-	$(BIN)/ruff check --fix src tests benchmarks examples
+	$(BIN)/ruff format src tests benchmarks examples build_native.py
+	$(BIN)/ruff check --fix src tests benchmarks examples build_native.py
 
 # Peers live in an environment of their own: mlstm_kernels is not under an open licence, and no test needs it.
 bench: .venv-bench/.ready
@@ -33,14 +33,21 @@ bench: .venv-bench/.ready
 gpu-check:
 	PYTHONPATH=src $(PYTHON) benchmarks/gpu_check.py
 
+# The C++ core with AddressSanitizer and UBSan, under its tests; afterwards it is compiled again as it is used.
+sanitize: $(VENV)/.dev
+	$(BIN)/python build_native.py --sanitize
+	LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so):$$($${CXX:-c++} -print-file-name=libubsan.so) \
+		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/cells/test_native.py -k "not exports and not one_openmp and not hang and not loader"; \
+		status=$$?; $(BIN)/python build_native.py; exit $$status
+
 clean:
 	rm -rf $(VENV) .venv-bench runs
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# What it takes to use the library.
-$(VENV)/.run: pyproject.toml | $(VENV)/bin/python
+# What it takes to use the library. The C++ core is compiled along, if there is a compiler.
+$(VENV)/.run: pyproject.toml build_native.py $(wildcard src/longshort/cells/cpp/*.h src/longshort/cells/cpp/*.cpp) | $(VENV)/bin/python
 	$(BIN)/pip install -q $(TORCH) -e '.[hand]'
 	touch $@
 

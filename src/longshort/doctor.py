@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from longshort import __version__
+from longshort.cells import native
 from longshort.checking import devices_here
 from longshort.functional import KERNELS
 
@@ -38,12 +39,26 @@ def kernels() -> list[str]:
     return lines
 
 
+def core() -> str:
+    """The C++ core: its instruction set here and whose threads it runs on, or why it is not here."""
+    if reason := native.missing():
+        return f"not here: {reason}"
+    found = native.library()
+    assert isinstance(found, native.Library)
+    others = f" (also {', '.join(found.variants[1:])})" if found.variants[1:] else ""
+    threads = (
+        f"torch's threads, {Path(found.openmp).name}" if found.openmp else "one thread: torch's OpenMP was not found"
+    )
+    return f"{found.variants[0]}{others}, {threads}"
+
+
 def report() -> str:
     """The whole report."""
     cuda = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     lines = [
         f"longshort {__version__}, Python {platform.python_version()}, torch {torch.__version__}",
         f"CPU: {cpu_name()}, {torch.get_num_threads()} threads; instructions {torch.backends.cpu.get_cpu_capability()}",
+        f"C++ core: {core()}",
         f"CUDA device: {cuda}",
         f"Python at {sys.executable}",
         "",

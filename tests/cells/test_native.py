@@ -434,6 +434,21 @@ def test_memory_is_linear_in_time_and_used_again():
     assert sum(map(len, native.MAPPINGS.waiting)) <= native.KEPT
 
 
+@pytest.mark.parametrize("T", [3, 3000])
+def test_a_large_output_is_a_tensor_like_any_other(T):
+    """It lies in a mapping that is used again: not before the last that looks at it is gone."""
+    x, R = torch.randn(4, T, 4, 1, 64), torch.randn(4, 1, 64, 64) * 0.05
+    with torch.no_grad():
+        h, _ = lstm(x, R, kernel="native")
+        assert not h._is_view()
+        part, want = h[:, ::2], lstm(x.double(), R.double())[0].float()
+        h.mul_(2).add_(1)
+        del h
+        for _ in range(3):
+            lstm(torch.randn_like(x), R, kernel="native")
+        torch.testing.assert_close(part, (2 * want + 1)[:, ::2], rtol=1e-4, atol=1e-5)
+
+
 # ---- where there is no core ------------------------------------------------------------------------------------------
 
 

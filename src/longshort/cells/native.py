@@ -206,7 +206,8 @@ def room(*shape: int) -> Tensor:
     numbers = math.prod(shape)
     if 4 * numbers < LARGE or MAPPINGS is None:
         return torch.empty(shape, dtype=torch.float32, device="cpu")
-    return torch.frombuffer(MAPPINGS.lease(4 * numbers), dtype=torch.float32, count=numbers).view(shape)
+    flat = torch.frombuffer(MAPPINGS.lease(4 * numbers), dtype=torch.float32, count=numbers)
+    return flat.resize_(shape)  # no view: what an autograd.Function gives must not be one, to be written to later
 
 
 def contiguous(x: Tensor | None) -> Tensor | None:
