@@ -461,7 +461,7 @@ def linear(x: Float[Tensor, "... K"], weight: Float[Tensor, "N K"], bias: Float[
 
 # ---- the mLSTM -------------------------------------------------------------------------------------------------------
 
-LONGEST_CHUNK = 256
+SHORT_CHUNK, LONGEST_CHUNK = 32, 256
 
 
 def memory_forward(L: int, eps: float, lengths, reset, keep: bool, q, k, v, i_pre, f_pre, C, n, m):
@@ -540,11 +540,14 @@ def mlstm(
     lengths: Int[Tensor, "B"] | None = None,
     reset: Bool[Tensor, "B T"] | None = None,
 ) -> tuple[Float[Tensor, "B T N V"], MLSTMState]:
-    """`cells.mlstm.mlstm_chunkwise` in C++; chunks of at most `LONGEST_CHUNK` steps."""
-    L = min(chunk_size, q.shape[1], LONGEST_CHUNK)
+    """`cells.mlstm.mlstm_chunkwise` in C++, in chunks of at most `chunk_size` steps."""
     lengths, reset = contiguous(lengths), contiguous(reset)
     inputs = [q, k, v, i_pre, f_pre, state.C, state.n, state.m.detach()]
-    if torch.is_grad_enabled() and any(x.requires_grad for x in inputs):
+    learns = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    # Short chunks make fewer products, long ones go less often through C: what is best depends on C's size.
+    best = SHORT_CHUNK if not learns and q.shape[-1] * v.shape[-1] <= 64 * 64 else LONGEST_CHUNK
+    L = min(chunk_size, q.shape[1], best)
+    if learns:
         h, *last = MatrixMemory.apply(L, eps, lengths, reset, *inputs)  # type: ignore[misc]
     else:
         h, last, _ = memory_forward(L, eps, lengths, reset, False, *inputs)

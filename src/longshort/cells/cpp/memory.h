@@ -175,17 +175,19 @@ struct Chunk {
     }
 
     // S, den and bound: what every step sees of every input, and what its sum is divided by.
-    void scores(int64_t l) {
+    void scores(int64_t t0, int64_t l) {
         transpose(k, K1, l, K1, turned, L1);
         blocks(l, [&](int64_t r0, int64_t r1) {
             fetch(s.q, s.q_b, s.q_t, s.q_n, s.K, r0, r1);
+            for (int64_t r = r0; r < r1; r++)  // where h goes: soon to be written
+                for (int64_t j = 0; j < s.V; j += 16) __builtin_prefetch(h_at(t0 + r) + j, 1);
             for (int64_t r = r0; r < r1; r++) memset(S + r * L1, 0, whole(r1) * 4);
             product(r1 - r0, whole(r1), s.K, q + r0 * K1, turned, S + r0 * L1, {K1, 1, L1, W, L1});
         });
         const float least_floor = 1.1920929e-07f * 1.1920929e-07f;
-        for (int64_t t0 = 0; t0 < l; t0 += W) {
+        for (int64_t first = 0; first < l; first += W) {
             V part[W] = {};
-            for (int64_t t = t0; t < least(l, t0 + W); t++) {
+            for (int64_t t = first; t < least(l, first + W); t++) {
                 V sum = {};
                 for (int64_t j = 0; j <= t; j += W) {
                     const V x = load(S + t * L1 + j) * load(weight + t * L1 + j);
@@ -193,9 +195,9 @@ struct Chunk {
                     sum += x;
                 }
                 for (int64_t j = 0; j < K1; j += W) sum += load(q_read + t * K1 + j) * load(N1 + j);
-                part[t - t0] = sum;
+                part[t - first] = sum;
             }
-            store(den + t0, sums(part));
+            store(den + first, sums(part));
         }
         for (int64_t t = l; t < L1; t++) m[t] = 0;
         for (int64_t t = 0; t < L1; t += W) {
@@ -219,9 +221,8 @@ struct Chunk {
         });
         for (int64_t t = 0; t < l; t++) {
             const float part = 1.f / bound[t];
-            float* to = s.h + ((b * s.T + t0 + t) * s.N + n) * s.V;
             for (int64_t j = 0; j < s.V; j += W)
-                store_some(to + j, load(out + t * V1 + j) * part, s.V - j);
+                store_some(h_at(t0 + t) + j, load(out + t * V1 + j) * part, s.V - j);
         }
     }
 
@@ -230,10 +231,13 @@ struct Chunk {
     }
     // y += sum over t of weight[t] * rows[t].
     static void add_rows(float* y, const float* rows, const float* weights, int64_t l, int64_t width) {
-        for (int64_t j = 0; j < width; j += W) {
-            V sum = load(y + j);
-            for (int64_t t = 0; t < l; t++) sum += load(rows + t * width + j) * (weights ? weights[t] : 1.f);
-            store(y + j, sum);
+        for (int64_t j = 0; j < width; j += 4 * W) {
+            const int count = (int)least(4, (width - j) / W);
+            V sum[4] = {};
+            for (int64_t t = 0; t < l; t++)
+                for (int x = 0; x < count; x++)
+                    sum[x] += load(rows + t * width + j + x * W) * (weights ? weights[t] : 1.f);
+            for (int x = 0; x < count; x++) store(y + j + x * W, load(y + j + x * W) + sum[x]);
         }
     }
 
@@ -243,6 +247,8 @@ struct Chunk {
         add_rows(N1, k_write, nullptr, l, K1);
         m_start = m[l - 1];
     }
+
+    float* h_at(int64_t t) const { return s.h + ((b * s.T + t) * s.N + n) * s.V; }
 
     int64_t saved_size() const { return s.K * V1 + K1 + 16; }
     float* saved(int64_t chunk) const {
@@ -272,11 +278,11 @@ struct Chunk {
             const int64_t l = least(s.L, length - t0);
             if (s.saved) save(saved(t0 / s.L));
             coming(t0 + s.L < length ? t0 + s.L : -1);
-            take_in(t0, l), weigh(l), scores(l);
+            take_in(t0, l), weigh(l), scores(t0, l);
             read_out(t0, l, turned);
             write_in(l);
         }
-        for (int64_t t = length; t < s.T; t++) memset(s.h + ((b * s.T + t) * s.N + n) * s.V, 0, s.V * 4);
+        for (int64_t t = length; t < s.T; t++) memset(h_at(t), 0, s.V * 4);
         give(s.C + task * s.K * s.V, s.V, C, V1, s.K, s.V), give(s.n + task * s.K, s.K, N1, K1, 1, s.K);
         s.m[task] = m_start;
     }
@@ -334,7 +340,7 @@ struct Chunk {
             const int64_t t0 = c * s.L, l = least(s.L, length - t0);
             restore(saved(c));
             coming(c ? t0 - s.L : -1);
-            take_in(t0, l), weigh(l), scores(l);
+            take_in(t0, l), weigh(l), scores(t0, l);
             from_h(t0, l), inside(l), across(l);
             const float d_carry = carry * (dot(dC, C, s.K * V1) + dot(dn, N1, K1));
             hand_back(l);
@@ -351,7 +357,7 @@ struct Chunk {
 
     // d num and d den: h = num / bound, divided by the bound twice, never by its square.
     void from_h(int64_t t0, int64_t l) {
-        copy(h, V1, s.h + ((b * s.T + t0) * s.N + n) * s.V, s.N * s.V, l, s.V, 1);
+        copy(h, V1, h_at(t0), s.N * s.V, l, s.V, 1);
         if (s.d_h) copy(dnum, V1, s.d_h + b * s.dh_b + t0 * s.dh_t + n * s.dh_n, s.dh_t, l, s.V, 1);
         else memset(dnum, 0, l * V1 * 4);
         for (int64_t first = 0; first < l; first += W) {

@@ -1,0 +1,49 @@
+"""The package is built with its C++ core where there is a compiler, and without it where there is none."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def wheel(folder: Path, **env: str) -> Path:
+    """A wheel of the package, built as pip builds it."""
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
+    done = subprocess.run(command, check=False, cwd=ROOT, env=os.environ | env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+def test_a_wheel_with_the_core_serves_any_python(tmp_path):
+    path = wheel(tmp_path, LONGSHORT_NATIVE="require")
+    assert "-py3-none-" in path.name
+    assert not path.name.endswith("-any.whl")
+    names = zipfile.ZipFile(path).namelist()
+    assert "longshort/cells/cpp/libnative.so" in names
+    assert "longshort/cells/native.py" in names
+
+
+@pytest.mark.parametrize("env", [{"CXX": "/no/such/compiler"}, {"LONGSHORT_NATIVE": "skip"}, {"CXX": "false"}], ids=str)
+def test_without_a_compiler_or_a_wish_the_package_is_built_all_the_same(tmp_path, env):
+    path = wheel(tmp_path, **env)
+    assert path.name.endswith("-py3-none-any.whl")
+    assert not [name for name in zipfile.ZipFile(path).namelist() if "libnative" in name]
+
+
+@pytest.mark.parametrize(("compiler", "told"), [("/no/such/compiler", "is not there"), ("false", "false failed")])
+def test_by_hand_a_failure_is_told_and_nothing_is_left(tmp_path, compiler, told):
+    target = tmp_path / "libnative.so"
+    target.write_text("what was there")
+    command = [sys.executable, ROOT / "build_native.py", "--output", target]
+    done = subprocess.run(command, check=False, env=os.environ | {"CXX": compiler}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("the C++ core was not built: ")
+    assert told in done.stderr
+    assert target.read_text() == "what was there"
+    assert [path.name for path in tmp_path.iterdir()] == ["libnative.so"]
