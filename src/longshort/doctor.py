@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from longshort import __version__
-from longshort.cells import native
+from longshort.cells import core
 from longshort.checking import devices_here
 from longshort.functional import KERNELS
 
@@ -39,12 +39,12 @@ def kernels() -> list[str]:
     return lines
 
 
-def core() -> str:
+def core_here() -> str:
     """The C++ core: its instruction set here and whose threads it runs on, or why it is not here."""
-    if reason := native.missing():
+    if reason := core.missing():
         return f"not here: {reason}"
-    found = native.library()
-    assert isinstance(found, native.Library)
+    found = core.library()
+    assert isinstance(found, core.Library)
     others = f" (also {', '.join(found.variants[1:])})" if found.variants[1:] else ""
     threads = (
         f"torch's threads, {Path(found.openmp).name}" if found.openmp else "one thread: torch's OpenMP was not found"
@@ -58,7 +58,7 @@ def report() -> str:
     lines = [
         f"longshort {__version__}, Python {platform.python_version()}, torch {torch.__version__}",
         f"CPU: {cpu_name()}, {torch.get_num_threads()} threads; instructions {torch.backends.cpu.get_cpu_capability()}",
-        f"C++ core: {core()}",
+        f"C++ core: {core_here()}",
         f"CUDA device: {cuda}",
         f"Python at {sys.executable}",
         "",

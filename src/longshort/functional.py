@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longshort.cells import native
+from longshort.cells import core, native
 from longshort.cells.gru import GRUState, gru_start
 from longshort.cells.lstm import GATES, LSTMState, lstm_start
 from longshort.cells.mlstm import MLSTMState, mlstm_start
@@ -242,7 +242,7 @@ def at_once(kernel: str) -> bool:
     """Whether one step may go straight to the C++ core, as far as the tensors allow."""
     if kernel not in ("auto", "native") or WATCHING.lists or torch.compiler.is_compiling() or under_transform():
         return False
-    return not torch.jit.is_tracing() and native.missing() is None  # type: ignore[attr-defined]
+    return not torch.jit.is_tracing() and core.missing() is None  # type: ignore[attr-defined]
 
 
 def rnn_step(x_pre: Float[Tensor, "B N H"], R, state: RNNState | None = None, *, reset=None, **options):

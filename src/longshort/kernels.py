@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Parameter
 
-from longshort.cells import native
+from longshort.cells import core, native
 from longshort.shapes import Float
 
 
@@ -65,7 +65,7 @@ def under_transform() -> bool:
 
 def in_cpp(cell: str, **more) -> Kernel:
     """The C++ core's implementation of a cell."""
-    options = {"device": "cpu", "dtypes": (torch.float32,), "transforms": False, "missing": native.missing}
+    options = {"device": "cpu", "dtypes": (torch.float32,), "transforms": False, "missing": core.missing}
     return Kernel("longshort.cells.native", cell, **options, **more)
 
 
@@ -128,5 +128,5 @@ def linear_of(x: Tensor, weight: Tensor, bias: Tensor | None, kernel: str) -> Ca
         return F.linear
     if x.numel() < FEW_ROWS * x.shape[-1] or any(each.dtype != torch.float32 for each in (x, *others)):
         return F.linear
-    core = in_cpp("linear")
-    return native.linear if all(core.why_not(each) is None for each in (x, *others)) else F.linear
+    kernel_of_ours = in_cpp("linear")
+    return native.linear if all(kernel_of_ours.why_not(each) is None for each in (x, *others)) else F.linear

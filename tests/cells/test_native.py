@@ -14,21 +14,21 @@ import torch
 from problems import LENGTHS, TOLERANCE, assert_same, everything, exact
 
 from longshort import checking, functional
-from longshort.cells import native
+from longshort.cells import core, native
 from longshort.checking import FORMS, pose, wanted
 from longshort.functional import KERNELS, MLSTMState, lstm, mlstm, slstm
 from longshort.kernels import under_transform
 
 CELLS = [form for form, (cell, _) in FORMS.items() if KERNELS[cell]["native"].without == () or form != "lstm-proj"]
 F32 = TOLERANCE[torch.float32]
-VARIANTS = [] if native.missing() else native.library().variants
+VARIANTS = [] if core.missing() else core.library().variants
 
 
 @pytest.fixture(params=range(len(VARIANTS)), ids=VARIANTS)
 def variant(request, monkeypatch):
     """Each instruction set that this processor has."""
-    first = native.Chosen.variant
-    monkeypatch.setattr(native.Chosen, "variant", first + request.param)
+    first = core.Chosen.variant
+    monkeypatch.setattr(core.Chosen, "variant", first + request.param)
     return VARIANTS[request.param]
 
 
@@ -43,7 +43,7 @@ def threads():
 @pytest.fixture(autouse=True)
 def poisoned():
     """The core's memory full of NaN, so that reading what was never written shows."""
-    native.core().longshort_poison(ctypes.c_int64(2**20))
+    core.functions().longshort_poison(ctypes.c_int64(2**20))
 
 
 def native_problem(form, **sizes):
@@ -54,7 +54,7 @@ def native_problem(form, **sizes):
 
 def test_the_core_is_built_here():
     """Every developer and CI has a compiler: without the core these tests would test nothing."""
-    assert native.missing() is None
+    assert core.missing() is None
 
 
 # ---- against the reference -------------------------------------------------------------------------------------------
@@ -210,7 +210,7 @@ FUNCTIONS = {
 
 def gate(which: int, x: torch.Tensor) -> torch.Tensor:
     y = torch.empty_like(x)
-    native.core().longshort_gate(native.Chosen.variant, which, x.data_ptr(), y.data_ptr(), x.numel())
+    core.functions().longshort_gate(core.Chosen.variant, which, x.data_ptr(), y.data_ptr(), x.numel())
     return y
 
 
@@ -327,15 +327,15 @@ def test_the_same_numbers_give_the_same_bits(count, threads):
 def test_threads_are_torch_s_and_there_is_one_openmp():
     """In a process that has loaded nothing else: what tests load beside torch may bring an OpenMP of its own."""
     code = (
-        "import torch; from longshort.cells import native; from longshort import functional as F;"
+        "import torch; from longshort.cells import core; from longshort import functional as F;"
         "torch.set_num_threads(2); F.lstm(torch.randn(4, 9, 4, 1, 64), torch.randn(4, 1, 64, 64), kernel='native');"
-        "print(native.library().openmp); print(len(native.openmp_loaded()))"
+        "print(core.library().openmp); print(len(core.openmp_loaded()))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     runtime, loaded = done.stdout.split()
     assert Path(runtime).exists()
     assert loaded == "1"
-    library = Path(native.__file__).parent / "cpp" / native.LIBRARY
+    library = Path(core.__file__).parent / "cpp" / core.LIBRARY
     needed = subprocess.run(["readelf", "-d", library], capture_output=True, text=True, check=True).stdout
     assert not any(name in needed for name in ("omp", "torch", "python", "stdc++"))
 
@@ -424,14 +424,14 @@ def test_memory_is_linear_in_time_and_used_again():
         return total
 
     assert kept(4096) <= 4.2 * kept(1024)
-    block = native.room(3, 2**20)
+    block = core.room(3, 2**20)
     address = block.data_ptr()
     del block
-    again = native.room(3, 2**20)
+    again = core.room(3, 2**20)
     assert again.data_ptr() == address
-    other = native.room(3, 2**20)
+    other = core.room(3, 2**20)
     assert other.data_ptr() != address
-    assert sum(map(len, native.MAPPINGS.waiting)) <= native.KEPT
+    assert sum(map(len, core.MAPPINGS.waiting)) <= core.KEPT
 
 
 @pytest.mark.parametrize("T", [3, 3000])
@@ -455,11 +455,11 @@ def test_a_large_output_is_a_tensor_like_any_other(T):
 def test_without_the_core_auto_takes_another_and_says_why(monkeypatch, capsys):
     from longshort.doctor import kernels
 
-    reason = "the C++ core was not built when longshort was installed. " + native.INSTALL
-    native.library.cache_clear()
-    monkeypatch.setattr(native, "LIBRARY", "nowhere.so")
+    reason = "the C++ core was not built when longshort was installed. " + core.INSTALL
+    core.library.cache_clear()
+    monkeypatch.setattr(core, "LIBRARY", "nowhere.so")
     try:
-        assert native.missing() == reason
+        assert core.missing() == reason
         x, R = torch.randn(1, 5, 4, 1, 3), torch.randn(4, 1, 3, 3)
         h, _ = lstm(x, R)
         assert torch.equal(h, lstm(x, R, kernel="reference")[0])
@@ -467,22 +467,22 @@ def test_without_the_core_auto_takes_another_and_says_why(monkeypatch, capsys):
             lstm(x, R, kernel="native")
         assert any("lstm   native" in line and reason in line for line in kernels())
     finally:
-        native.library.cache_clear()
+        core.library.cache_clear()
 
 
 def test_a_core_that_does_not_load_says_so(monkeypatch, tmp_path):
     (tmp_path / "cpp").mkdir()
-    (tmp_path / "cpp" / native.LIBRARY).write_text("not a library")
-    native.library.cache_clear()
-    monkeypatch.setattr(native, "__file__", str(tmp_path / "native.py"))
+    (tmp_path / "cpp" / core.LIBRARY).write_text("not a library")
+    core.library.cache_clear()
+    monkeypatch.setattr(core, "__file__", str(tmp_path / "native.py"))
     try:
-        assert native.missing().startswith("the C++ core does not load (")
+        assert core.missing().startswith("the C++ core does not load (")
     finally:
-        native.library.cache_clear()
+        core.library.cache_clear()
 
 
 def test_the_library_exports_its_doors_alone():
-    library = ctypes.CDLL(str(Path(native.__file__).parent / "cpp" / native.LIBRARY))
+    library = ctypes.CDLL(str(Path(core.__file__).parent / "cpp" / core.LIBRARY))
     names = subprocess.run(
         ["nm", "-D", "--defined-only", library._name], capture_output=True, text=True, check=True
     ).stdout.split("\n")

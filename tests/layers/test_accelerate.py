@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 import longshort
-from longshort.cells import native
+from longshort.cells import core, native
 from longshort.layers.accelerated import KINDS, Accelerated
 
 KIND = pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
@@ -199,7 +199,7 @@ def test_the_speed_gained_is_reported_and_nothing_is_touched_for_it():
 def test_errors_in_words(monkeypatch):
     with pytest.raises(ValueError, match=r"accelerate takes a torch.nn.Module, got list"):
         longshort.accelerate([nn.LSTM(2, 2)])
-    monkeypatch.setattr(native, "missing", lambda: "it was not built")
+    monkeypatch.setattr(core, "missing", lambda: "it was not built")
     model = Tagger()
     with pytest.raises(RuntimeError, match="nothing to accelerate with: it was not built"):
         longshort.accelerate(model)

@@ -1,27 +1,30 @@
 """The cells on the CPU in C++ (`cpp/`): the same answers as the references, with exact gradients, many times faster.
 
-Float32 inside. The library is compiled when the package is installed, never here; it holds a variant for each
-instruction set and knows nothing of torch. Differentiating its backward again goes through the reference.
+Float32 inside. `core.py` loads the library. Differentiating a backward again goes through the reference.
 """
 
-import ctypes
 import math
-import mmap
-import os
-import struct
-import sys
-import threading
-import weakref
 from collections.abc import Callable, Sequence
-from functools import cache
-from glob import glob
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor  # type: ignore[import-not-found]
 
+from longshort.cells.core import (
+    LARGE,
+    MEMORY,
+    PRODUCT,
+    RECURRENCE,
+    Chosen,
+    contiguous,
+    functions,
+    pointer,
+    room,
+    side_by_side,
+    threads,
+    to_16,
+)
 from longshort.cells.gru import GRUState
 from longshort.cells.gru import gru as gru_reference
 from longshort.cells.loop import without_autocast
@@ -34,201 +37,7 @@ from longshort.cells.slstm import SLSTMState
 from longshort.cells.slstm import slstm as slstm_reference
 from longshort.shapes import Bool, Float, Int
 
-# ---- the library -----------------------------------------------------------------------------------------------------
-
-LIBRARY = "libnative.dll" if sys.platform == "win32" else "libnative.so"
-INSTALL = "Install longshort with a C++ compiler at hand (g++ or clang++): pip install --force-reinstall longshort"
-
-
-class Library(NamedTuple):
-    """The loaded core, the variant in use, and whose threads it runs on."""
-
-    functions: Any
-    variants: list[str]
-    """Those that this processor can run, the fastest first."""
-    openmp: str | None
-    """The OpenMP runtime that torch has loaded; None: one thread."""
-
-
-class Chosen:
-    """The variant that runs: an index into the library's, the fastest unless a test says otherwise."""
-
-    variant = 0
-    forked = False
-    memory: Any = None
-    """The core's `longshort_memory`, once it is loaded."""
-
-
-def after_fork() -> None:
-    """In a forked child the threads of the runtime are gone: work alone, as torch's own DataLoader workers do."""
-    Chosen.forked = True
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=after_fork)
-
-
-@cache
-def library() -> Library | str:
-    """The core, or why it is not here, as a sentence."""
-    path = Path(__file__).parent / "cpp" / LIBRARY
-    if not path.exists():
-        return f"the C++ core was not built when longshort was installed. {INSTALL}"
-    try:
-        core = ctypes.CDLL(str(path))
-    except OSError as error:
-        return f"the C++ core does not load ({error}). {INSTALL}"
-    for name in ("longshort_recurrent", "longshort_memory", "longshort_product", "longshort_gate"):
-        getattr(core, name).restype = None
-    core.longshort_recurrent.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p]
-    core.longshort_memory.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p]
-    core.longshort_product.argtypes = [ctypes.c_int64, ctypes.c_char_p]
-    core.longshort_gate.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
-    core.longshort_variant.restype = ctypes.c_char_p
-    sizes = [core.longshort_size(which) for which in range(3)]
-    assert sizes == [RECURRENCE.size, MEMORY.size, PRODUCT.size], f"cpp/shared.h and native.py differ: {sizes}"
-    names = [core.longshort_variant(i).decode() for i in range(core.longshort_variants())]
-    here = [name for i, name in enumerate(names) if core.longshort_runs_here(i)]
-    Chosen.variant, Chosen.memory = names.index(here[0]), core.longshort_memory
-    return Library(core, here, borrow_threads(core))
-
-
-def borrow_threads(core: Any) -> str | None:
-    """Hand the core the OpenMP runtime that torch has loaded: a second one in the process would fight it for cores."""
-    core.longshort_threads.argtypes = [ctypes.c_void_p] * 6
-    for path in openmp_loaded():
-        try:
-            runtime = ctypes.CDLL(path, mode=getattr(os, "RTLD_NOLOAD", 0))
-        except OSError:
-            continue  # not loaded after all
-        wanted = "GOMP_parallel __kmpc_fork_call __kmpc_push_num_threads __kmpc_global_thread_num"
-        found = [address(runtime, name) for name in f"{wanted} omp_get_thread_num omp_get_num_threads".split()]
-        if (found[0] or all(found[1:4])) and all(found[4:]):
-            core.longshort_threads(*found)
-            return path
-    return None
-
-
-def address(runtime: ctypes.CDLL, name: str) -> int | None:
-    try:
-        return ctypes.cast(getattr(runtime, name), ctypes.c_void_p).value
-    except AttributeError:
-        return None
-
-
-def openmp_loaded() -> list[str]:
-    """The OpenMP runtimes mapped into this process. Its name differs between torch's releases and between systems."""
-    names = ("libgomp", "libiomp5", "libomp")
-    if sys.platform.startswith("linux"):
-        with open("/proc/self/maps") as maps:
-            paths = {line.split(maxsplit=5)[5].strip() for line in maps if line.count("/")}
-        return sorted(path for path in paths if os.path.basename(path).startswith(names))
-    near = Path(torch.__file__).parent
-    folders = [near / "lib", near.parent / "torch.libs", near / ".dylibs"]
-    return sorted(path for folder in folders for name in names for path in glob(f"{folder}/{name}*"))
-
-
-def missing() -> str | None:
-    """Why the core cannot run in this installation; None if it can."""
-    found = library()
-    return found if isinstance(found, str) else None
-
-
-def core() -> Any:
-    """The functions of the loaded core."""
-    return library().functions  # type: ignore[union-attr]
-
-
-def threads() -> int:
-    return 1 if Chosen.forked else torch.get_num_threads()
-
-
-def pointer(x: Tensor | None) -> int:
-    return 0 if x is None else x.data_ptr()
-
-
-# ---- memory ----------------------------------------------------------------------------------------------------------
-
-LARGE = 2**19  # bytes, from which on a tensor lies in a mapping of its own
-KEPT = 2**30  # bytes of mappings, at most, that wait to be used again
-
-
-SMALL, HUGE = 2**16, 2**21  # bytes that mappings are multiples of
-
-
-class Lease(weakref.ref):
-    """Tells when the view of a block is gone."""
-
-    block: mmap.mmap
-
-
-class Mappings:
-    """Large tensors' memory, used again once they are gone: fresh pages cost as much time as what is written to them.
-
-    `torch.empty` gets large blocks from the system and gives them back each time.
-    """
-
-    def __init__(self):
-        self.waiting: list[mmap.mmap] = []  # the latest last
-        self.leases: dict[int, Lease] = {}
-        self.lock = threading.RLock()  # a tensor may go while another is being made
-
-    def lease(self, size: int) -> memoryview:
-        """Memory of at least `size` bytes, which comes back here when the view is gone."""
-        grain = HUGE if size >= HUGE else SMALL
-        size = -(-size // grain) * grain
-        with self.lock:
-            fitting = [block for block in self.waiting if size <= len(block) <= size + size // 4]
-            block = min(fitting, key=len, default=None)
-            if block is None:
-                block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-                if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
-                    block.madvise(mmap.MADV_HUGEPAGE)
-            else:
-                self.waiting.remove(block)
-            view = memoryview(block)
-            lease = Lease(view, self.give_back)
-            lease.block, self.leases[id(lease)] = block, lease
-        return view
-
-    def give_back(self, lease: Lease) -> None:
-        with self.lock:
-            self.waiting.append(self.leases.pop(id(lease)).block)
-            while sum(map(len, self.waiting)) > KEPT:
-                self.waiting.pop(0)  # unmapped with its last reference
-
-
-MAPPINGS = Mappings() if hasattr(mmap, "MAP_ANONYMOUS") else None
-
-
-def room(*shape: int) -> Tensor:
-    """An uninitialised float32 tensor."""
-    numbers = math.prod(shape)
-    if 4 * numbers < LARGE or MAPPINGS is None:
-        return torch.empty(shape, dtype=torch.float32, device="cpu")
-    flat = torch.frombuffer(MAPPINGS.lease(4 * numbers), dtype=torch.float32, count=numbers)
-    return flat.resize_(shape)  # no view: what an autograd.Function gives must not be one, to be written to later
-
-
-def contiguous(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
-
-
-def side_by_side(x: Float[Tensor, "..."]) -> Tensor:
-    """`x` with its last axis contiguous."""
-    return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
-
-
-def to_16(n: int) -> int:
-    return (n + 15) // 16 * 16
-
-
 # ---- the recurrent cells ---------------------------------------------------------------------------------------------
-
-# cpp/shared.h's structures, field by field.
-RECURRENCE = struct.Struct("@6q q4q qq qq 4q 4q q q q3q 3q q q q 3q".replace(" ", ""))
-MEMORY = struct.Struct("@7q f i 5q 15q qq 3q 3q q q q3q 2q 5q 2q".replace(" ", ""))
-PRODUCT = struct.Struct("@4q q2q q2q q q q".replace(" ", ""))
 
 
 class Recurrent(NamedTuple):
@@ -264,7 +73,7 @@ def recurrent_forward(cell: str, option: int, lengths, reset, keep: bool, x_pre:
         *padded([x.data_ptr() for x in state], 4), *padded([x.data_ptr() for x in last], 4),
         h.data_ptr(), pointer(saved), *[0] * 13,
     )  # fmt: skip
-    core().longshort_recurrent(Chosen.variant, RECURRENT[cell].number, 0, call)
+    functions().longshort_recurrent(Chosen.variant, RECURRENT[cell].number, 0, call)
     return h, last, saved
 
 
@@ -284,7 +93,7 @@ def recurrent_backward(cell: str, option: int, lengths, reset, x_pre, R, bias, s
         pointer(dh), *((0, 0, 0) if dh is None else dh.stride()[:3]), *padded([pointer(x) for x in d_last], 3),
         d_x_pre.data_ptr(), d_R.data_ptr(), pointer(d_bias), *padded([x.data_ptr() for x in d_start], 3),
     )  # fmt: skip
-    core().longshort_recurrent(Chosen.variant, RECURRENT[cell].number, 1, call)
+    functions().longshort_recurrent(Chosen.variant, RECURRENT[cell].number, 1, call)
     return d_x_pre, d_R, d_bias, *d_start
 
 
@@ -447,7 +256,7 @@ def multiply(x: Float[Tensor, "... K"], w: Float[Tensor, "K N"], bias: Tensor | 
     call = PRODUCT.pack(
         M, N, K, threads(), x.data_ptr(), *x.stride(), w.data_ptr(), *w.stride(), pointer(bias), y.data_ptr(), N
     )
-    core().longshort_product(Chosen.variant, call)
+    functions().longshort_product(Chosen.variant, call)
     return y
 
 
@@ -472,7 +281,7 @@ def memory_forward(L: int, eps: float, lengths, reset, keep: bool, q, k, v, i_pr
     h, last = room(B, T, N, V), [room(*C.shape), torch.empty_like(n), torch.empty_like(m)]
     saved = room(B * N * -(-T // L) * (K * to_16(V) + to_16(K) + 16)) if keep else None
     call = memory_call(L, eps, lengths, reset, q, k, v, i_pre, f_pre, C, n, m, last, h, saved, None, (), ())
-    core().longshort_memory(Chosen.variant, 0, call)
+    functions().longshort_memory(Chosen.variant, 0, call)
     return h, last, saved
 
 
@@ -523,7 +332,7 @@ class MatrixMemory(torch.autograd.Function):
             d_last = [None if x is None else x.contiguous() for x in (dC, dn)]
             d = [room(*x.shape) for x in (q, k, v, i_pre, f_pre, C, n)]
             args = (q, k, v, i_pre, f_pre, C, n, m, (), h, saved, dh, d_last, d)
-            core().longshort_memory(Chosen.variant, 1, memory_call(ctx.L, ctx.eps, lengths, reset, *args))
+            functions().longshort_memory(Chosen.variant, 1, memory_call(ctx.L, ctx.eps, lengths, reset, *args))
         return (*none, *d, None)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree
 
-from longshort.cells import native
+from longshort.cells import core
 from longshort.kernels import KERNELS
 from longshort.layers.classic import GRU, LSTM, RNN
 
@@ -131,7 +131,7 @@ def accelerate(model: nn.Module, example: Any = None, *, rounds: int = 7) -> Acc
     """
     if not isinstance(model, nn.Module):
         raise ValueError(f"accelerate takes a torch.nn.Module, got {type(model).__name__}")
-    if reason := native.missing():
+    if reason := core.missing():
         raise RuntimeError(f"nothing to accelerate with: {reason}")
     before = copy.deepcopy(model) if example is not None else None
     replaced, left = {}, {}

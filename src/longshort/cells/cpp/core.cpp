@@ -53,7 +53,7 @@ EXPORT int64_t longshort_variants() { return COUNT; }
 EXPORT const char* longshort_variant(int64_t variant) { return VARIANTS[variant]->name; }
 EXPORT int64_t longshort_runs_here(int64_t variant) { return runs_here(variant); }
 
-// ---- threads: the OpenMP runtime that is in the process already, found by cells/native.py ----------------------------
+// ---- threads: the OpenMP runtime that is in the process already, found by cells/core.py ----------------------------
 
 typedef void (*GompParallel)(void (*)(void*), void*, unsigned, unsigned);
 typedef void (*KmpFork)(void*, int32_t, void (*)(int32_t*, int32_t*, ...), ...);

@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 // A sequence through a recurrent cell. Units of a head lie side by side; strides count floats.
-// The same names and the same order as in cells/native.py: change them together.
+// The same names and the same order as in cells/core.py: change them together.
 struct Recurrence {
     int64_t B, T, N, H, threads, option;
     const float* x_pre;
