@@ -45,8 +45,6 @@ class Chosen:
 
     variant = 0
     forked = False
-    memory: Any = None
-    """The core's `longshort_memory`, once it is loaded."""
 
 
 def after_fork() -> None:
@@ -79,7 +77,7 @@ def library() -> Library | str:
     assert sizes == [RECURRENCE.size, MEMORY.size, PRODUCT.size], f"cpp/shared.h and native.py differ: {sizes}"
     names = [core.longshort_variant(i).decode() for i in range(core.longshort_variants())]
     here = [name for i, name in enumerate(names) if core.longshort_runs_here(i)]
-    Chosen.variant, Chosen.memory = names.index(here[0]), core.longshort_memory
+    Chosen.variant = names.index(here[0])
     return Library(core, here, borrow_threads(core))
 
 

@@ -390,7 +390,7 @@ def mlstm_step(q, k, v, i_pre, f_pre, state: MLSTMState, eps: float) -> tuple[Te
         0, 0, C.data_ptr(), n.data_ptr(), m.data_ptr(), C1.data_ptr(), n1.data_ptr(), m1.data_ptr(),
         h.data_ptr(), *NONE,
     )  # fmt: skip
-    Chosen.memory(Chosen.variant, 0, call)
+    functions().longshort_memory(Chosen.variant, 0, call)
     return h, MLSTMState(C1, n1, m1)
 
 

@@ -298,13 +298,13 @@ struct Chunk {
         if (s.reset && s.reset[b * s.T]) log_f = -__builtin_inff();
         const float kept = log_f + s.m0[task], m = max1(max1(kept, i_pre), 0);
         const float i = exp1(i_pre - m), f = exp1(kept - m), scale = 1.f / __builtin_sqrtf((float)s.K);
-        float den = 0;
-        for (int64_t r = 0; r < s.K; r++) {
-            const float now = f * n0[r] + i * k[r];
-            s.n[task * s.K + r] = now;
-            den += q[r] * now;
+        V dens = {};
+        for (int64_t r = 0; r < s.K; r += W) {
+            const V now = load_some(n0 + r, s.K - r) * f + load_some(k + r, s.K - r) * i;
+            store_some(s.n + task * s.K + r, now, s.K - r);
+            dens += now * load_some(q + r, s.K - r);
         }
-        const float size = den * scale < 0 ? -den * scale : den * scale;
+        const float den = sum_of(dens) * scale, size = den < 0 ? -den : den;
         const float floor = max1(exp1(-m), 1.1920929e-07f * 1.1920929e-07f);
         const float part = scale / (max1(size, floor) + s.eps);
         for (int64_t j = 0; j < s.V; j += 4 * W) {
