@@ -1,7 +1,7 @@
 """Which implementation of a cell runs: a table and one function. The only dispatch there is; it computes nothing."""
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -35,10 +35,8 @@ class Kernel:
     """Whether vmap, forward-mode derivatives and other transforms can look inside."""
     missing: Callable[[], str | None] = lambda: None
     """Says why this installation does not have it, or None."""
-    without: tuple[str, ...] = ()
-    """The weights it cannot take."""
 
-    def why_not(self, x: Tensor, dtype: torch.dtype | None = None, weights: Sequence[str] = ()) -> str | None:
+    def why_not(self, x: Tensor, dtype: torch.dtype | None = None) -> str | None:
         """Why it cannot run on `x` in the state's `dtype` (None: what `x` alone asks for), as a sentence; or None."""
         dtype = torch.promote_types(x.dtype, torch.float32) if dtype is None else dtype
         if self.device is not None and x.device.type != self.device:
@@ -53,8 +51,6 @@ class Kernel:
             return reason
         if not self.transforms and under_transform():
             return "vmap, jvp and other transforms of functions cannot look inside it"
-        if taken := [name for name in weights if name in self.without]:
-            return f"it does not take {', '.join(taken)}"
         return None
 
 
@@ -63,15 +59,15 @@ def under_transform() -> bool:
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
-def in_cpp(cell: str, **more) -> Kernel:
+def in_cpp(cell: str) -> Kernel:
     """The C++ core's implementation of a cell."""
     options = {"device": "cpu", "dtypes": (torch.float32,), "transforms": False, "missing": core.missing}
-    return Kernel("longshort.cells.native", cell, **options, **more)
+    return Kernel("longshort.cells.native", cell, **options)
 
 
 KERNELS: dict[str, dict[str, Kernel]] = {  # fastest first; the last one takes anything and defines the answer
     "rnn": {"native": in_cpp("rnn"), "reference": Kernel("longshort.cells.rnn", "rnn")},
-    "lstm": {"native": in_cpp("lstm", without=("proj",)), "reference": Kernel("longshort.cells.lstm", "lstm")},
+    "lstm": {"native": in_cpp("lstm"), "reference": Kernel("longshort.cells.lstm", "lstm")},
     "gru": {"native": in_cpp("gru"), "reference": Kernel("longshort.cells.gru", "gru")},
     "slstm": {"native": in_cpp("slstm"), "reference": Kernel("longshort.cells.slstm", "slstm")},
     "mlstm": {
@@ -93,13 +89,11 @@ def choose(
     x: Float[Tensor, "B T ..."],
     kernel: str = "auto",
     dtype: torch.dtype | None = None,
-    weights: Sequence[str] = (),
 ) -> Callable:
     """The implementation of `cell` to run on `x`: the one asked for, or the fastest that can.
 
     Args:
         dtype: the state's, in which it computes; None: float32, or wider if x is.
-        weights: the names of those that come along.
     """
     check_name(cell, kernel)
     table = KERNELS[cell]
@@ -108,9 +102,9 @@ def choose(
         kernel = next(
             name
             for name, k in table.items()
-            if not k.on_request and k.auto_from <= steps and k.why_not(x, dtype, weights) is None
+            if not k.on_request and k.auto_from <= steps and k.why_not(x, dtype) is None
         )
-    elif reason := table[kernel].why_not(x, dtype, weights):
+    elif reason := table[kernel].why_not(x, dtype):
         raise ValueError(f"{cell} cannot use kernel={kernel!r} here: {reason}. Try kernel='auto'.")
     at = table[kernel]
     # A module that is there already is looked up: torch.compile cannot trace an import.

@@ -41,7 +41,7 @@ from longshort.shapes import Bool, Float, Int
 
 
 class Recurrent(NamedTuple):
-    """What the core knows of a cell: its number there, gates, what a unit keeps of a step, and the reference."""
+    """What the core knows of a cell: its number there, what a unit keeps of a step, and the reference."""
 
     number: int
     keeps: int
@@ -49,27 +49,29 @@ class Recurrent(NamedTuple):
     """How many of its states carry gradients."""
     state: Any
     reference: Callable
+    more: str = ""
+    """The name of a weight beside R."""
 
 
 RECURRENT = {
     "rnn": Recurrent(0, 0, 1, RNNState, rnn_reference),
-    "lstm": Recurrent(1, 5, 2, LSTMState, lstm_reference),
-    "gru": Recurrent(2, 4, 1, GRUState, gru_reference),
+    "lstm": Recurrent(1, 5, 2, LSTMState, lstm_reference, "proj"),
+    "gru": Recurrent(2, 4, 1, GRUState, gru_reference, "bias"),
     "slstm": Recurrent(3, 7, 3, SLSTMState, slstm_reference),
 }
 
 
-def recurrent_forward(cell: str, option: int, lengths, reset, keep: bool, x_pre: Tensor, R, bias, *state: Tensor):
+def recurrent_forward(cell: str, option: int, lengths, reset, keep: bool, x_pre: Tensor, R, more, *state: Tensor):
     """h, the last states, and what the backward needs (None unless `keep`)."""
-    B, T, N, H = *x_pre.shape[:2], *x_pre.shape[-2:]
+    B, T, N, H, P = *x_pre.shape[:2], *x_pre.shape[-2:], R.shape[-1]
     x_pre, R, state = side_by_side(x_pre), R.contiguous(), tuple(x.contiguous() for x in state)
-    h, *last = room(B, T, N, H), *[torch.empty_like(x) for x in state]
+    h, *last = room(B, T, N, P), *[torch.empty_like(x) for x in state]
     size = RECURRENT[cell].keeps
     saved = room(B * T * N * size * to_16(H)) if keep and size else None
     gate = x_pre.stride(2) if x_pre.dim() == 5 else 0
     call = RECURRENCE.pack(
-        B, T, N, H, threads(), option, x_pre.data_ptr(), *x_pre.stride()[:2], gate, x_pre.stride(-2),
-        R.data_ptr(), pointer(bias), pointer(lengths), pointer(reset),
+        B, T, N, H, P, threads(), option, x_pre.data_ptr(), *x_pre.stride()[:2], gate, x_pre.stride(-2),
+        R.data_ptr(), pointer(more), pointer(lengths), pointer(reset),
         *padded([x.data_ptr() for x in state], 4), *padded([x.data_ptr() for x in last], 4),
         h.data_ptr(), pointer(saved), *[0] * 13,
     )  # fmt: skip
@@ -77,24 +79,24 @@ def recurrent_forward(cell: str, option: int, lengths, reset, keep: bool, x_pre:
     return h, last, saved
 
 
-def recurrent_backward(cell: str, option: int, lengths, reset, x_pre, R, bias, state, h, saved, dh, d_last):
-    """The gradients of x_pre, R, bias and those of the start states that have one."""
-    B, T, N, H = *x_pre.shape[:2], *x_pre.shape[-2:]
+def recurrent_backward(cell: str, option: int, lengths, reset, x_pre, R, more, state, h, saved, dh, d_last):
+    """The gradients of x_pre, R, more and those of the start states that have one."""
+    B, T, N, H, P = *x_pre.shape[:2], *x_pre.shape[-2:], R.shape[-1]
     R, state = R.contiguous(), [x.contiguous() for x in state]
     dh = None if dh is None else side_by_side(dh)
     d_last = [None if x is None else x.contiguous() for x in d_last[: RECURRENT[cell].differentiable]]
-    d_x_pre, d_R, d_bias = room(*x_pre.shape), torch.zeros_like(R), None
-    if bias is not None:
-        d_bias = torch.zeros_like(bias, memory_format=torch.contiguous_format)
+    d_x_pre, d_R, d_more = room(*x_pre.shape), torch.zeros_like(R), None
+    if more is not None:
+        d_more = torch.zeros_like(more, memory_format=torch.contiguous_format)
     d_start = [torch.empty_like(x) for x in state[: RECURRENT[cell].differentiable]]
     call = RECURRENCE.pack(
-        B, T, N, H, threads(), option, 0, 0, 0, 0, 0, R.data_ptr(), pointer(bias), pointer(lengths), pointer(reset),
+        B, T, N, H, P, threads(), option, 0, 0, 0, 0, 0, R.data_ptr(), pointer(more), pointer(lengths), pointer(reset),
         *padded([x.data_ptr() for x in state], 4), *[0] * 4, h.data_ptr(), pointer(saved),
         pointer(dh), *((0, 0, 0) if dh is None else dh.stride()[:3]), *padded([pointer(x) for x in d_last], 3),
-        d_x_pre.data_ptr(), d_R.data_ptr(), pointer(d_bias), *padded([x.data_ptr() for x in d_start], 3),
+        d_x_pre.data_ptr(), d_R.data_ptr(), pointer(d_more), *padded([x.data_ptr() for x in d_start], 3),
     )  # fmt: skip
     functions().longshort_recurrent(Chosen.variant, RECURRENT[cell].number, 1, call)
-    return d_x_pre, d_R, d_bias, *d_start
+    return d_x_pre, d_R, d_more, *d_start
 
 
 def padded(pointers: list[int], n: int) -> list[int]:
@@ -105,10 +107,10 @@ class RecurrentCell(torch.autograd.Function):
     """A recurrent cell over a sequence, and its exact gradient."""
 
     @staticmethod
-    def forward(ctx, cell, option, lengths, reset, options, x_pre, R, bias, *state):
-        h, last, saved = recurrent_forward(cell, option, lengths, reset, True, x_pre, R, bias, *state)
+    def forward(ctx, cell, option, lengths, reset, options, x_pre, R, more, *state):
+        h, last, saved = recurrent_forward(cell, option, lengths, reset, True, x_pre, R, more, *state)
         ctx.cell, ctx.option, ctx.options, ctx.variant = cell, option, options, Chosen.variant
-        ctx.save_for_backward(lengths, reset, h, saved, x_pre, R, bias, *state)
+        ctx.save_for_backward(lengths, reset, h, saved, x_pre, R, more, *state)
         ctx.set_materialize_grads(False)
         if cell == "slstm":
             ctx.mark_non_differentiable(last[3])
@@ -116,17 +118,17 @@ class RecurrentCell(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, dh, *d_last):  # type: ignore[override]
-        lengths, reset, h, saved, x_pre, R, bias, *state = ctx.saved_tensors
+        lengths, reset, h, saved, x_pre, R, more, *state = ctx.saved_tensors
         given = (dh, *d_last)
         kind, none = RECURRENT[ctx.cell], (None,) * 5
         if all(x is None for x in given[: 1 + kind.differentiable]):
             return (*none, *[None] * (3 + len(state)))
         with without_autocast("cpu"):
             if torch.is_grad_enabled() or any(map(batched, given)):
-                extra = {} if bias is None else {"bias": bias}
+                extra = {} if more is None else {kind.more: more}
 
                 def again(x_pre, R, *rest):
-                    named = {"bias": rest[0]} if extra else {}
+                    named = {kind.more: rest[0]} if extra else {}
                     start = kind.state(*rest[len(named) :])
                     h, last = kind.reference(
                         x_pre, R, state=start, lengths=lengths, reset=reset, **named, **ctx.options
@@ -135,8 +137,8 @@ class RecurrentCell(torch.autograd.Function):
 
                 tensors = [x_pre, R, *extra.values(), *state]
                 d = differentiable(again, tensors, given[: 1 + kind.differentiable])
-                return (*none, *d[:2], *([None] if bias is None else []), *d[2:])
-            d = recurrent_backward(ctx.cell, ctx.option, lengths, reset, x_pre, R, bias, state, h, saved, dh, d_last)
+                return (*none, *d[:2], *([None] if more is None else []), *d[2:])
+            d = recurrent_backward(ctx.cell, ctx.option, lengths, reset, x_pre, R, more, state, h, saved, dh, d_last)
         return (*none, *d, *[None] * (len(state) - kind.differentiable))
 
 
@@ -161,9 +163,9 @@ def differentiable(run: Callable, inputs: Sequence[Tensor], grads: Sequence[Tens
     return [next(found) if x.requires_grad else None for x in inputs]
 
 
-def recurrent(cell: str, option: int, options: dict, x_pre, R, bias, state, lengths, reset):
+def recurrent(cell: str, option: int, options: dict, x_pre, R, more, state, lengths, reset):
     lengths, reset = contiguous(lengths), contiguous(reset)
-    tensors = [x_pre, R, bias, *state]
+    tensors = [x_pre, R, more, *state]
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
         h, *last = RecurrentCell.apply(cell, option, lengths, reset, options, *tensors)  # type: ignore[misc]
     else:
@@ -187,15 +189,15 @@ def rnn(
 
 def lstm(
     x_pre: Float[Tensor, "B T G N H"],
-    R: Float[Tensor, "G N H H"],
+    R: Float[Tensor, "G N H P"],
     state: LSTMState,
     *,
-    proj: None = None,
+    proj: Float[Tensor, "N P H"] | None = None,
     lengths: Int[Tensor, "B"] | None = None,
     reset: Bool[Tensor, "B T"] | None = None,
-) -> tuple[Float[Tensor, "B T N H"], LSTMState]:
-    """`cells.lstm.lstm` in C++, without a projection."""
-    return recurrent("lstm", int(x_pre.shape[2] == 3), {}, x_pre, R, None, state, lengths, reset)
+) -> tuple[Float[Tensor, "B T N P"], LSTMState]:
+    """`cells.lstm.lstm` in C++."""
+    return recurrent("lstm", int(x_pre.shape[2] == 3), {}, x_pre, R, contiguous(proj), state, lengths, reset)
 
 
 def gru(

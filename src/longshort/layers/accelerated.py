@@ -137,9 +137,6 @@ def accelerate(model: nn.Module, example: Any = None, *, rounds: int = 7) -> Acc
     replaced, left = {}, {}
     for name, module in model.named_modules():
         if type(module) in KINDS:
-            if module.proj_size:
-                left[name] = "the core knows no projection (proj_size)"
-                continue
             module.__class__ = KINDS[type(module)]
             replaced[name] = module
         elif isinstance(module, nn.RNNBase) and not isinstance(module, Accelerated):

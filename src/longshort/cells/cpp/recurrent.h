@@ -50,18 +50,28 @@ template <class Cell> struct Layout {
     const Recurrence& s;
     Plan plan = {};
     int64_t rows = 0, tiles = 0, blocks = 0, width = 0;  // rows of a group; tiles and blocks of units; whole(H)
+    int64_t outputs = 0, deep = 0;                       // tiles of h; whole(P)
     float *packed = nullptr, *items = nullptr;
+    float* projection = nullptr;  // packed, as R is; null without one
     int64_t* order = nullptr;  // rows of the batch, the longest first
     Barrier* barriers = nullptr;
     int64_t item_size = 0;
     float* d_recurrent = nullptr;  // (B, T, N, H): in a GRU's backward, d (R_n h + bias)
+    float *unprojected = nullptr, *d_projected = nullptr;  // in a projecting LSTM's: (B, T, N, H), and d h (B, T, N, P)
 
     int64_t length(int64_t b) const { return s.lengths ? s.lengths[b] : s.T; }
     int64_t row_of(int64_t group, int64_t i) const { return order[group + i * plan.groups]; }
     int64_t rows_of(int64_t group) const { return ceil_div(s.B - group, plan.groups); }
+    // How many of a group's rows have a step t: they are its first.
+    int64_t going_on(int64_t group, int64_t rows, int64_t t) const {
+        if (s.lengths)
+            while (rows && length(row_of(group, rows - 1)) <= t) rows--;
+        return rows;
+    }
     bool resets(int64_t b, int64_t t) const { return s.reset && s.reset[b * s.T + t]; }
     const float* x_pre(int64_t b, int64_t t, int64_t n) const { return s.x_pre + b * s.x_b + t * s.x_t + n * s.x_n; }
-    int64_t at(int64_t b, int64_t t, int64_t n) const { return ((b * s.T + t) * s.N + n) * s.H; }
+    int64_t at(int64_t b, int64_t t, int64_t n) const { return ((b * s.T + t) * s.N + n) * s.P; }
+    int64_t unit_at(int64_t b, int64_t t, int64_t n) const { return ((b * s.T + t) * s.N + n) * s.H; }
     float* kept(int64_t b, int64_t t, int64_t n) const {
         return s.saved + ((b * s.T + t) * s.N + n) * Cell::KEEPS * ceil_div(s.H, 16) * 16;
     }
@@ -83,50 +93,54 @@ inline void sort_by_length(const Recurrence& s, int64_t* order) {
 
 template <class Cell> struct Forward : Layout<Cell> {
     using Base = Layout<Cell>;
-    using Base::s, Base::plan, Base::width;
+    using Base::s, Base::plan, Base::width, Base::deep, Base::projection;
     static constexpr int NV = Base::NV;
 
-    // One item's own numbers: h twice (before and after a step), and the other states.
+    // One item's own numbers: h twice (before and after a step), the other states, and what is yet to be projected.
     struct Item {
         int64_t n, group, rows;
-        float *h[2], *state[3];
+        float *h[2], *state[3], *u;
     };
-    static int64_t size_of(int64_t rows, int64_t width) { return rows * width * (2 + Cell::STATES); }
+    int64_t size_of(int64_t rows) const { return rows * (2 * deep + (Cell::STATES + 1) * width); }
 
     Item item(int64_t i) const {
         Item it;
         it.n = i / plan.groups, it.group = i % plan.groups, it.rows = this->rows_of(it.group);
         float* p = this->items + i * this->item_size;
-        const int64_t each = this->rows * width;
-        for (int k = 0; k < 2; k++) it.h[k] = p + k * each;
-        for (int k = 0; k < Cell::STATES; k++) it.state[k] = p + (2 + k) * each;
+        const int64_t each = this->rows * width, of_h = this->rows * deep;
+        for (int k = 0; k < 2; k++) it.h[k] = p + k * of_h;
+        for (int k = 0; k < Cell::STATES; k++) it.state[k] = p + 2 * of_h + k * each;
+        it.u = p + 2 * of_h + Cell::STATES * each;
         return it;
     }
 
     // R, transposed: for each block of units, its k one after the other, each with NV vectors.
     void pack(int64_t n, int64_t block) const {
-        float* to = this->packed + (n * this->blocks + block) * s.H * NV * W;
+        float* to = this->packed + (n * this->blocks + block) * s.P * NV * W;
         for (int v = 0; v < NV; v++)
             for (int64_t lane = 0; lane < W; lane++) {
                 const int64_t g = v % Cell::G, j = (block * Cell::BESIDE + v / Cell::G) * W + lane;
-                const float* from = s.R + ((g * s.N + n) * s.H + j) * s.H;
+                const float* from = s.R + ((g * s.N + n) * s.H + j) * s.P;
                 float* column = to + v * W + lane;
                 if (j < s.H)
-                    for (int64_t k = 0; k < s.H; k++) column[k * NV * W] = from[k];
+                    for (int64_t k = 0; k < s.P; k++) column[k * NV * W] = from[k];
                 else
-                    for (int64_t k = 0; k < s.H; k++) column[k * NV * W] = 0;
+                    for (int64_t k = 0; k < s.P; k++) column[k * NV * W] = 0;
             }
     }
 
-    void begin(const Item& it, Range units) const {
+    void begin(const Item& it, Range units, Range outputs) const {
         for (int64_t i = 0; i < it.rows; i++) {
             const int64_t b = this->row_of(it.group, i), from = (b * s.N + it.n) * s.H;
             const bool empty = this->length(b) && this->resets(b, 0);
+            for (int64_t p = outputs.begin; p < outputs.end; p++) {
+                const bool there = p < s.P && !empty;
+                it.h[0][i * deep + p] = there ? s.start[0][(b * s.N + it.n) * s.P + p] : 0;
+                it.h[1][i * deep + p] = 0;
+            }
             for (int64_t j = units.begin; j < units.end; j++) {
                 const bool there = j < s.H && !empty;
                 const int64_t to = i * width + j;
-                it.h[0][to] = there ? s.start[0][from + j] : 0;
-                it.h[1][to] = 0;
                 for (int k = 0; k < Cell::STATES; k++) it.state[k][to] = there ? s.start[1 + k][from + j] : 0;
                 // A carried state that holds nothing (n = 0) counts as empty, element by element.
                 if (Cell::STATES == 3 && it.state[1][to] == 0) it.state[2][to] = NOTHING;
@@ -135,15 +149,17 @@ template <class Cell> struct Forward : Layout<Cell> {
     }
 
     // The last states, and zeros for h past the end.
-    void end(const Item& it, Range units) const {
+    void end(const Item& it, Range units, Range outputs) const {
+        const int64_t n = least(units.end, s.H) - units.begin, p = least(outputs.end, s.P) - outputs.begin;
         for (int64_t i = 0; i < it.rows; i++) {
-            const int64_t b = this->row_of(it.group, i), to = (b * s.N + it.n) * s.H, length = this->length(b);
-            const int64_t n = least(units.end, s.H) - units.begin;
-            if (n <= 0) continue;
-            const int64_t from = i * width + units.begin;
-            memcpy(s.last[0] + to + units.begin, it.h[length & 1] + from, n * 4);
-            for (int k = 0; k < Cell::STATES; k++) memcpy(s.last[1 + k] + to + units.begin, it.state[k] + from, n * 4);
-            for (int64_t t = length; t < s.T; t++) memset(s.h + this->at(b, t, it.n) + units.begin, 0, n * 4);
+            const int64_t b = this->row_of(it.group, i), head = b * s.N + it.n, length = this->length(b);
+            if (p > 0) {
+                memcpy(s.last[0] + head * s.P + outputs.begin, it.h[length & 1] + i * deep + outputs.begin, p * 4);
+                for (int64_t t = length; t < s.T; t++) memset(s.h + this->at(b, t, it.n) + outputs.begin, 0, p * 4);
+            }
+            if (n > 0)
+                for (int k = 0; k < Cell::STATES; k++)
+                    memcpy(s.last[1 + k] + head * s.H + units.begin, it.state[k] + i * width + units.begin, n * 4);
         }
     }
 
@@ -161,7 +177,7 @@ template <class Cell> struct Forward : Layout<Cell> {
                 sum[r][v] = from_x;
                 if (Cell::APART && v == NV - 1) {
                     apart[r] = from_x;
-                    sum[r][v] = s.bias ? load_some(s.bias + it.n * s.H + j, s.H - j) : V{};
+                    sum[r][v] = s.more ? load_some(s.more + it.n * s.H + j, s.H - j) : V{};
                 }
             }
         }
@@ -169,12 +185,12 @@ template <class Cell> struct Forward : Layout<Cell> {
             const float* x = this->x_pre(this->row_of(it.group, i), t, it.n) + j0;
             for (int v = 0; v < NV; v++) __builtin_prefetch(x + v % Cell::G * s.x_g + v / Cell::G * W);
         }
-        const float* h = it.h[t & 1] + i0 * width;
+        const float* h = it.h[t & 1] + i0 * deep;
         if (this->packed) {
-            const float* R = this->packed + (it.n * this->blocks + block) * s.H * NV * W;
-            accumulate<MR, NV>(sum, s.H, h, width, 1, R, NV * W, W);
+            const float* R = this->packed + (it.n * this->blocks + block) * s.P * NV * W;
+            accumulate<MR, NV>(sum, s.P, h, deep, 1, R, NV * W, W);
         } else {
-            for (int r = 0; r < MR; r++) dots(sum[r], it.n, j0, h + r * width);
+            for (int r = 0; r < MR; r++) dots(sum[r], it.n, j0, h + r * deep);
         }
         for (int r = 0; r < MR; r++)
             for (int tile = 0; tile < Cell::BESIDE; tile++) {
@@ -188,20 +204,20 @@ template <class Cell> struct Forward : Layout<Cell> {
         for (int v = 0; v < NV; v++) {
             const int64_t j = j0 + v / Cell::G * W, lanes = least(W, s.H - j);
             if (lanes <= 0) continue;
-            const float* R = s.R + ((v % Cell::G * s.N + n) * s.H + j) * s.H;
+            const float* R = s.R + ((v % Cell::G * s.N + n) * s.H + j) * s.P;
             V part[W] = {};
             int64_t k = 0;
             if (lanes == W)
-                for (; k + W <= s.H; k += W) {
+                for (; k + W <= s.P; k += W) {
                     const V hk = load(h + k);
-                    for (int lane = 0; lane < W; lane++) part[lane] += load(R + lane * s.H + k) * hk;
+                    for (int lane = 0; lane < W; lane++) part[lane] += load(R + lane * s.P + k) * hk;
                 }
             else
-                for (; k + W <= s.H; k += W)
-                    for (int lane = 0; lane < lanes; lane++) part[lane] += load(R + lane * s.H + k) * load(h + k);
-            if (k < s.H)
+                for (; k + W <= s.P; k += W)
+                    for (int lane = 0; lane < lanes; lane++) part[lane] += load(R + lane * s.P + k) * load(h + k);
+            if (k < s.P)
                 for (int lane = 0; lane < lanes; lane++)
-                    part[lane] += load_some(R + lane * s.H + k, s.H - k) * load_some(h + k, s.H - k);
+                    part[lane] += load_some(R + lane * s.P + k, s.P - k) * load_some(h + k, s.P - k);
             sum[v] += sums(part);
         }
     }
@@ -211,24 +227,53 @@ template <class Cell> struct Forward : Layout<Cell> {
         const int64_t here = i * width + j, lanes = s.H - j;
         V state[Cell::STATES + 1], keep[Cell::KEEPS + 1];
         for (int k = 0; k < Cell::STATES; k++) state[k] = load(it.state[k] + here);
-        V h = Cell::step(pre, apart, Cell::APART ? load(it.h[t & 1] + here) : V{}, state, s.saved ? keep : nullptr);
+        const int64_t h_here = i * deep + j;  // P is H, but where h is projected
+        V h = Cell::step(pre, apart, Cell::APART ? load(it.h[t & 1] + h_here) : V{}, state, s.saved ? keep : nullptr);
         if (s.saved) {
             float* to = this->kept(b, t, it.n) + j * Cell::KEEPS;
             for (int k = 0; k < Cell::KEEPS; k++) store(to + k * W, keep[k]);
         }
-        store_some(s.h + this->at(b, t, it.n) + j, h, lanes);
-        if (s.reset && t + 1 < this->length(b) && this->resets(b, t + 1)) {  // empty before the next step
-            h = V{};
+        const bool cut = empties(b, t);
+        if (cut)
             for (int k = 0; k < Cell::STATES; k++) state[k] = k == 2 ? splat(NOTHING) : V{};
+        if (projection) {
+            store(it.u + here, h);
+        } else {
+            store_some(s.h + this->at(b, t, it.n) + j, h, lanes);
+            store(it.h[(t + 1) & 1] + h_here, cut ? V{} : h);
         }
-        store(it.h[(t + 1) & 1] + here, h);
         for (int k = 0; k < Cell::STATES; k++) store(it.state[k] + here, state[k]);
     }
 
+    // Whether a row's state is emptied after step t, before the next.
+    bool empties(int64_t b, int64_t t) const { return s.reset && t + 1 < this->length(b) && this->resets(b, t + 1); }
+
+    // h = projection u, for all units are there now.
+    void project(const Item& it, int64_t t, Range outputs) const {
+        const int64_t rows = this->going_on(it.group, it.rows, t), size = outputs.end - outputs.begin;
+        if (size <= 0) return;
+        float* h = it.h[(t + 1) & 1] + outputs.begin;
+        for (int64_t i = 0; i < rows; i++) memset(h + i * deep, 0, size * 4);
+        product(rows, size, s.H, it.u, projection + (it.n * this->outputs * W + outputs.begin) * s.H, h,
+                {width, 1, W, s.H * W, deep});
+        for (int64_t i = 0; i < rows; i++) {
+            const int64_t b = this->row_of(it.group, i), p = least(outputs.end, s.P) - outputs.begin;
+            memcpy(s.h + this->at(b, t, it.n) + outputs.begin, h + i * deep, p * 4);
+            if (empties(b, t)) memset(h + i * deep, 0, size * 4);
+        }
+    }
+
+    // The projection, transposed, in panels of W of its rows.
+    void pack_projection(int64_t n, int64_t panel) const {
+        float* to = projection + (n * this->outputs + panel) * s.H * W;
+        for (int64_t lane = 0; lane < W; lane++) {
+            const int64_t p = panel * W + lane;
+            for (int64_t j = 0; j < s.H; j++) to[j * W + lane] = p < s.P ? s.more[(n * s.P + p) * s.H + j] : 0;
+        }
+    }
+
     void step(const Item& it, int64_t t, Range blocks) const {
-        int64_t rows = it.rows;
-        if (s.lengths)
-            while (rows && this->length(this->row_of(it.group, rows - 1)) <= t) rows--;
+        const int64_t rows = this->going_on(it.group, it.rows, t);
         const int64_t parts = ceil_div(rows, ROWS);
         for (int64_t x = blocks.begin; x < blocks.end; x++)
             for (int64_t i = 0; i < parts; i++) {
@@ -252,22 +297,31 @@ template <class Cell> struct Forward : Layout<Cell> {
         if (this->packed) {
             const Range mine = part(s.N * this->blocks, thread, threads);
             for (int64_t i = mine.begin; i < mine.end; i++) pack(i / this->blocks, i % this->blocks);
+            if (projection) {
+                const Range panels = part(s.N * this->outputs, thread, threads);
+                for (int64_t i = panels.begin; i < panels.end; i++) pack_projection(i / this->outputs, i % this->outputs);
+            }
             wait_at(this->barriers, (int32_t)threads);
         }
         const int64_t team = thread / plan.team, lane = thread % plan.team;
         Barrier* meet = this->barriers + 1 + team;
         const Range blocks = part(this->blocks, lane, plan.team);
         const Range units = {blocks.begin * Cell::BESIDE * W, least(width, blocks.end * Cell::BESIDE * W)};
-        for (int64_t i = team; i < plan.items; i += plan.teams) begin(item(i), units);
+        const Range panels = part(this->outputs, lane, plan.team);
+        const Range outputs = projection ? Range{panels.begin * W, panels.end * W} : units;
+        for (int64_t i = team; i < plan.items; i += plan.teams) begin(item(i), units, outputs);
         if (plan.team > 1) wait_at(meet, (int32_t)plan.team);
         const int64_t stride = plan.together ? plan.items : plan.teams;
         for (int64_t first = team; first < plan.items; first += stride)
             for (int64_t t = 0; t < s.T; t++) {
-                for (int64_t i = first; i < least(plan.items, first + stride); i += plan.teams)
-                    step(item(i), t, blocks);
+                const int64_t last = least(plan.items, first + stride);
+                for (int64_t i = first; i < last; i += plan.teams) step(item(i), t, blocks);
+                if (plan.team > 1) wait_at(meet, (int32_t)plan.team);
+                if (!projection) continue;
+                for (int64_t i = first; i < last; i += plan.teams) project(item(i), t, outputs);
                 if (plan.team > 1) wait_at(meet, (int32_t)plan.team);
             }
-        for (int64_t i = team; i < plan.items; i += plan.teams) end(item(i), units);
+        for (int64_t i = team; i < plan.items; i += plan.teams) end(item(i), units, outputs);
     }
 };
 
@@ -275,15 +329,16 @@ template <class Cell> struct Forward : Layout<Cell> {
 
 template <class Cell> struct Backward : Layout<Cell> {
     using Base = Layout<Cell>;
-    using Base::s, Base::plan, Base::width, Base::d_recurrent;
+    using Base::s, Base::plan, Base::width, Base::deep, Base::projection, Base::d_recurrent;
 
-    // One item's own numbers: d h and d states, carried back in time; and d pre of a step, twice.
+    // One item's own numbers: d h and d states, carried back in time; d pre of a step, twice; and of a projection all
+    // that reached h, twice, and d of what was projected.
     struct Item {
         int64_t n, group, rows;
-        float *dh, *state[2], *d_pre[2], *d_bias;
+        float *dh, *state[2], *d_pre[2], *d_bias, *reached[2], *du;
     };
-    static int64_t size_of(int64_t rows, int64_t width) {
-        return rows * width * (1 + Cell::KEPT + 2 * Cell::G) + (Cell::APART ? width : 0);
+    int64_t size_of(int64_t rows) const {
+        return rows * (3 * deep + (1 + Cell::KEPT + 2 * Cell::G) * width) + (Cell::APART ? width : 0);
     }
 
     Item item(int64_t i) const {
@@ -291,27 +346,37 @@ template <class Cell> struct Backward : Layout<Cell> {
         it.n = i / plan.groups, it.group = i % plan.groups, it.rows = this->rows_of(it.group);
         const int64_t each = this->rows * width;
         it.dh = this->items + i * this->item_size;
-        for (int k = 0; k < Cell::KEPT; k++) it.state[k] = it.dh + (1 + k) * each;
-        for (int k = 0; k < 2; k++) it.d_pre[k] = it.dh + (1 + Cell::KEPT + k * Cell::G) * each;
+        for (int k = 0; k < 2; k++) it.reached[k] = it.dh + (1 + k) * this->rows * deep;
+        it.du = it.dh + 3 * this->rows * deep;
+        for (int k = 0; k < Cell::KEPT; k++) it.state[k] = it.du + (1 + k) * each;
+        for (int k = 0; k < 2; k++) it.d_pre[k] = it.du + (1 + Cell::KEPT + k * Cell::G) * each;
         it.d_bias = it.d_pre[1] + Cell::G * each;
         return it;
     }
 
     // R as it lies, in panels of W: for each panel, every gate's units one after the other.
     void pack(int64_t n, int64_t panel) const {
-        float* to = this->packed + (n * this->tiles + panel) * Cell::G * width * W;
-        const int64_t lanes = s.H - panel * W;
+        float* to = this->packed + (n * this->outputs + panel) * Cell::G * width * W;
+        const int64_t lanes = s.P - panel * W;
         for (int64_t g = 0; g < Cell::G; g++)
             for (int64_t j = 0; j < width; j++, to += W)
-                store(to, j < s.H ? load_some(s.R + ((g * s.N + n) * s.H + j) * s.H + panel * W, lanes) : V{});
+                store(to, j < s.H ? load_some(s.R + ((g * s.N + n) * s.H + j) * s.P + panel * W, lanes) : V{});
+    }
+    // The projection as it lies, in panels of W units.
+    void pack_projection(int64_t n, int64_t panel) const {
+        float* to = projection + (n * this->tiles + panel) * s.P * W;
+        for (int64_t p = 0; p < s.P; p++)
+            store(to + p * W, load_some(s.more + (n * s.P + p) * s.H + panel * W, s.H - panel * W));
     }
 
-    void begin(const Item& it, Range units) const {
+    void begin(const Item& it, Range units, Range outputs) const {
         for (int64_t i = 0; i < it.rows; i++) {
-            const int64_t b = this->row_of(it.group, i), from = (b * s.N + it.n) * s.H;
+            const int64_t b = this->row_of(it.group, i), head = b * s.N + it.n;
+            for (int64_t p = outputs.begin; p < outputs.end; p++)
+                it.dh[i * deep + p] = p < s.P && s.d_last[0] ? s.d_last[0][head * s.P + p] : 0;
             for (int64_t j = units.begin; j < units.end; j++)
-                for (int k = 0; k <= Cell::KEPT; k++)
-                    (k ? it.state[k - 1] : it.dh)[i * width + j] = j < s.H && s.d_last[k] ? s.d_last[k][from + j] : 0;
+                for (int k = 0; k < Cell::KEPT; k++)
+                    it.state[k][i * width + j] = j < s.H && s.d_last[1 + k] ? s.d_last[1 + k][head * s.H + j] : 0;
             for (int64_t g = 0; g < 2 * Cell::G; g++)
                 memset(it.d_pre[g / Cell::G] + (i * Cell::G + g % Cell::G) * width + units.begin, 0,
                        (units.end - units.begin) * 4);
@@ -319,13 +384,14 @@ template <class Cell> struct Backward : Layout<Cell> {
         if (Cell::APART) memset(it.d_bias + units.begin, 0, (units.end - units.begin) * 4);
     }
 
-    void end(const Item& it, Range units) const {
-        const int64_t n = least(units.end, s.H) - units.begin;
-        if (n <= 0) return;
+    void end(const Item& it, Range units, Range outputs) const {
+        const int64_t n = least(units.end, s.H) - units.begin, p = least(outputs.end, s.P) - outputs.begin;
         for (int64_t i = 0; i < it.rows; i++) {
-            const int64_t b = this->row_of(it.group, i), to = (b * s.N + it.n) * s.H + units.begin;
-            for (int k = 0; k <= Cell::KEPT; k++)
-                memcpy(s.d_start[k] + to, (k ? it.state[k - 1] : it.dh) + i * width + units.begin, n * 4);
+            const int64_t b = this->row_of(it.group, i), head = b * s.N + it.n;
+            if (p > 0) memcpy(s.d_start[0] + head * s.P + outputs.begin, it.dh + i * deep + outputs.begin, p * 4);
+            if (n <= 0) continue;
+            for (int k = 0; k < Cell::KEPT; k++)
+                memcpy(s.d_start[1 + k] + head * s.H + units.begin, it.state[k] + i * width + units.begin, n * 4);
             for (int64_t t = this->length(b); t < s.T; t++)
                 for (int64_t g = 0; g < Cell::G; g++) memset(d_x_pre(b, t, g, it.n) + units.begin, 0, n * 4);
         }
@@ -352,8 +418,14 @@ template <class Cell> struct Backward : Layout<Cell> {
         if (Cell::APART && !cut)
             h_before = load_some(first ? s.start[0] + (b * s.N + it.n) * s.H + j : s.h + this->at(b, t - 1, it.n) + j,
                                  lanes);
-        V dh = load(it.dh + here);
-        if (s.d_h) dh += load_some(s.d_h + b * s.dh_b + t * s.dh_t + it.n * s.dh_n + j, lanes);
+        V dh;
+        if (projection) {
+            dh = load(it.du + here);
+            if constexpr (Cell::PROJECTS)
+                store_some(this->unprojected + this->unit_at(b, t, it.n) + j, Cell::output(kept), lanes);
+        } else {
+            dh = load(it.dh + i * deep + j) + from_outside(it, b, t, j);
+        }
         V apart = {};
         const V through = Cell::back(kept, before, h, h_before, dh, d_state, d_pre, &apart);
         for (int g = 0; g < Cell::G; g++) store_some(d_x_pre(b, t, g, it.n) + j, d_pre[g], lanes);
@@ -365,109 +437,141 @@ template <class Cell> struct Backward : Layout<Cell> {
         float* to = it.d_pre[t & 1] + i * Cell::G * width + j;
         for (int g = 0; g < Cell::G; g++) store(to + g * width, d_pre[g]);
         for (int k = 0; k < Cell::KEPT; k++) store(it.state[k] + here, cut ? V{} : d_state[k]);
-        store(it.dh + here, cut ? V{} : through);
+        if (!projection) store(it.dh + i * deep + j, cut ? V{} : through);
     }
 
-    int64_t going_on(const Item& it, int64_t t) const {
-        int64_t rows = it.rows;
-        if (s.lengths)
-            while (rows && this->length(this->row_of(it.group, rows - 1)) <= t) rows--;
-        return rows;
+    V from_outside(const Item& it, int64_t b, int64_t t, int64_t p) const {
+        return s.d_h ? load_some(s.d_h + b * s.dh_b + t * s.dh_t + it.n * s.dh_n + p, s.P - p) : V{};
+    }
+
+    // All that reached h at step t, from outside and from later steps.
+    void gather(const Item& it, int64_t t, Range outputs) const {
+        for (int64_t i = 0, rows = this->going_on(it.group, it.rows, t); i < rows; i++) {
+            const int64_t b = this->row_of(it.group, i);
+            for (int64_t p = outputs.begin; p < outputs.end; p += W) {
+                const V dh = load(it.dh + i * deep + p) + from_outside(it, b, t, p);
+                store(it.reached[t & 1] + i * deep + p, dh);
+                store(it.dh + i * deep + p, V{});
+                store_some(this->d_projected + this->at(b, t, it.n) + p, dh, s.P - p);
+            }
+        }
+    }
+    // And what of it reached the units.
+    void unproject(const Item& it, int64_t t, Range units) const {
+        const int64_t rows = this->going_on(it.group, it.rows, t), size = units.end - units.begin;
+        for (int64_t i = 0; i < rows; i++) memset(it.du + i * width + units.begin, 0, size * 4);
+        product(rows, size, s.P, it.reached[t & 1], projection + (it.n * this->tiles * W + units.begin) * s.P,
+                it.du + units.begin, {deep, 1, W, s.P * W, width});
     }
 
     void run(int64_t thread, int64_t threads) const {
-        const Range mine = part(s.N * this->tiles, thread, threads);
-        for (int64_t i = mine.begin; i < mine.end; i++) pack(i / this->tiles, i % this->tiles);
+        const Range mine = part(s.N * this->outputs, thread, threads);
+        for (int64_t i = mine.begin; i < mine.end; i++) pack(i / this->outputs, i % this->outputs);
+        if (projection) {
+            const Range panels = part(s.N * this->tiles, thread, threads);
+            for (int64_t i = panels.begin; i < panels.end; i++) pack_projection(i / this->tiles, i % this->tiles);
+        }
         const int64_t team = thread / plan.team, lane = thread % plan.team;
         Barrier* meet = this->barriers + 1 + team;
-        const Range tiles = part(this->tiles, lane, plan.team);
-        const Range units = {tiles.begin * W, tiles.end * W};
-        for (int64_t i = team; i < plan.items; i += plan.teams) begin(item(i), units);
+        const Range tiles = part(this->tiles, lane, plan.team), panels = part(this->outputs, lane, plan.team);
+        const Range units = {tiles.begin * W, tiles.end * W}, outputs = {panels.begin * W, panels.end * W};
+        for (int64_t i = team; i < plan.items; i += plan.teams) begin(item(i), units, outputs);
         wait_at(this->barriers, (int32_t)threads);
-        const int64_t stride = plan.together ? plan.items : plan.teams, G = Cell::G;
+        const int64_t stride = plan.together ? plan.items : plan.teams;
         for (int64_t first = team; first < plan.items; first += stride)
             for (int64_t t = s.T - 1; t >= 0; t--) {
                 const int64_t last = least(plan.items, first + stride);
+                if (projection) {
+                    for (int64_t i = first; i < last; i += plan.teams) gather(item(i), t, outputs);
+                    if (plan.team > 1) wait_at(meet, (int32_t)plan.team);
+                    for (int64_t i = first; i < last; i += plan.teams) unproject(item(i), t, units);
+                }
                 for (int64_t i = first; i < last; i += plan.teams) {
                     const Item it = item(i);
-                    for (int64_t row = 0, rows = going_on(it, t); row < rows; row++)
+                    for (int64_t row = 0, rows = this->going_on(it.group, it.rows, t); row < rows; row++)
                         for (int64_t j = units.begin; j < units.end; j += W)
                             unit(it, t, row, this->row_of(it.group, row), j);
                 }
                 if (plan.team > 1) wait_at(meet, (int32_t)plan.team);
-                for (int64_t i = first; i < last; i += plan.teams) {  // what d pre says of the h before
-                    const Item it = item(i);
-                    const int64_t rows = going_on(it, t);
-                    const float* R = this->packed + (it.n * this->tiles + tiles.begin) * G * width * W;
-                    if (tiles.end > tiles.begin)
-                        product(rows, units.end - units.begin, G * width, it.d_pre[t & 1], R, it.dh + units.begin,
-                                {G * width, 1, W, G * width * W, width}, t & 1);
-                    if (s.reset)
-                        for (int64_t row = 0; row < rows; row++)
-                            if (this->resets(this->row_of(it.group, row), t))
-                                memset(it.dh + row * width + units.begin, 0, (units.end - units.begin) * 4);
-                }
+                for (int64_t i = first; i < last; i += plan.teams) before(item(i), t, outputs);
             }
-        for (int64_t i = team; i < plan.items; i += plan.teams) end(item(i), units);
+        for (int64_t i = team; i < plan.items; i += plan.teams) end(item(i), units, outputs);
         wait_at(this->barriers, (int32_t)threads);
-        if (thread == 0 && Cell::APART && s.d_bias)
+        if (thread == 0 && Cell::APART && s.d_more)
             for (int64_t i = 0; i < plan.items; i++)
-                for (int64_t j = 0; j < s.H; j++) s.d_bias[item(i).n * s.H + j] += item(i).d_bias[j];
+                for (int64_t j = 0; j < s.H; j++) s.d_more[item(i).n * s.H + j] += item(i).d_bias[j];
         weights(thread, threads);
     }
 
-    // d R[g, n] = sum over rows and steps of d pre h_before^T. One thread sums for its own rows of d R, in one order.
+    // What d pre says of the h before.
+    void before(const Item& it, int64_t t, Range outputs) const {
+        const int64_t rows = this->going_on(it.group, it.rows, t), size = outputs.end - outputs.begin, G = Cell::G;
+        if (size <= 0) return;
+        const float* R = this->packed + (it.n * this->outputs * W + outputs.begin) * G * width;
+        product(rows, size, G * width, it.d_pre[t & 1], R, it.dh + outputs.begin,
+                {G * width, 1, W, G * width * W, deep}, t & 1);
+        if (s.reset)
+            for (int64_t row = 0; row < rows; row++)
+                if (this->resets(this->row_of(it.group, row), t))
+                    memset(it.dh + row * deep + outputs.begin, 0, size * 4);
+    }
+
+    static constexpr int64_t LINES = 256, TALL = 16 * ROWS;  // of a sum over rows and steps, at a time
+
+    // d R[g, n] = sum over rows and steps of d pre h_before^T; of a projection, of d h and what was projected.
     void weights(int64_t thread, int64_t threads) const {
-        constexpr int64_t DEEP = 256;
-        const int64_t G = Cell::G, H = s.H, tall = 16 * ROWS;
-        const int64_t heights = ceil_div(G * H, tall), jobs = s.N * heights;
-        float* a = this->packed + thread * DEEP * (tall + width);
-        float* b = a + DEEP * tall;
+        const int64_t G = Cell::G, H = s.H, P = s.P;
+        outer(
+            thread, threads, G, H, P,
+            [&](int64_t b, int64_t t, int64_t n, int64_t g) -> const float* {
+                return Cell::APART && g == G - 1 ? d_recurrent + this->at(b, t, n) : d_x_pre(b, t, g, n);
+            },
+            [&](int64_t b, int64_t t, int64_t n) -> const float* {
+                if (this->resets(b, t)) return nullptr;
+                return t ? s.h + this->at(b, t - 1, n) : s.start[0] + (b * s.N + n) * P;
+            },
+            s.d_R);
+        if (projection)
+            outer(
+                thread, threads, 1, P, H,
+                [&](int64_t b, int64_t t, int64_t n, int64_t) { return this->d_projected + this->at(b, t, n); },
+                [&](int64_t b, int64_t t, int64_t n) { return this->unprojected + this->unit_at(b, t, n); }, s.d_more);
+    }
+
+    // sum[g, n] (M x N) += left^T right over all rows and steps; a null `right` is 0. A thread sums for rows of its own,
+    // in one order.
+    template <class Left, class Right>
+    void outer(int64_t thread, int64_t threads, int64_t G, int64_t M, int64_t N, Left left, Right right, float* sum) const {
+        const int64_t heights = ceil_div(G * M, TALL), jobs = s.N * heights;
+        float* a = this->packed + thread * LINES * (TALL + (width > deep ? width : deep));
+        float* b = a + LINES * TALL;
         const Range mine = part(jobs, thread, threads);
-        for (int64_t n = mine.begin / (heights ? heights : 1); n < s.N && n * heights < mine.end; n++) {
+        for (int64_t n = mine.begin / heights; n * heights < mine.end; n++) {
             const int64_t from = mine.begin > n * heights ? mine.begin - n * heights : 0;
             const int64_t to = least(heights, mine.end - n * heights);
+            int64_t rows[LINES], steps[LINES];
             for (int64_t row = 0, t = 0; row < s.B;) {
-                int64_t deep = 0, row1 = row, t1 = t;
-                for (; deep < DEEP && row1 < s.B;) {  // as many steps as fit, whichever rows they are of
-                    if (t1 >= this->length(row1)) { row1++, t1 = 0; continue; }
-                    memcpy_h(b, deep, row1, t1, n);
-                    deep++, t1++;
+                int64_t lines = 0;
+                for (; lines < LINES && row < s.B;) {  // as many steps as fit, whichever rows they are of
+                    if (t >= this->length(row)) { row++, t = 0; continue; }
+                    const float* x = right(row, t, n);
+                    for (int64_t j = 0; j < whole(N); j += W)
+                        store(b + j * LINES + lines * W, x ? load_some(x + j, N - j) : V{});
+                    rows[lines] = row, steps[lines] = t++, lines++;
                 }
                 for (int64_t job = from; job < to; job++) {
-                    const int64_t m0 = job * tall, m1 = least(G * H, m0 + tall);
-                    int64_t at = 0, r = row, u = t;
-                    for (; at < deep;) {
-                        if (u >= this->length(r)) { r++, u = 0; continue; }
-                        for (int64_t m = m0; m < m1;) {
-                            const int64_t g = m / H, stop = least(m1, (g + 1) * H);
-                            const float* d = Cell::APART && g == G - 1 ? d_recurrent + this->at(r, u, n)
-                                                                      : d_x_pre(r, u, g, n);
-                            memcpy(a + at * tall + m - m0, d + m - g * H, (stop - m) * 4);
-                            m = stop;
-                        }
-                        at++, u++;
-                    }
-                    for (int64_t m = m0; m < m1;) {  // the rows of one gate lie H apart
-                        const int64_t g = m / H, stop = least(m1, (g + 1) * H);
-                        product(stop - m, H, deep, a + m - m0, b, s.d_R + ((g * s.N + n) * H + m - g * H) * H,
-                                {1, tall, W, DEEP * W, H});
+                    const int64_t m0 = job * TALL, m1 = least(G * M, m0 + TALL);
+                    for (int64_t m = m0; m < m1;) {  // the rows of one gate lie side by side
+                        const int64_t g = m / M, stop = least(m1, (g + 1) * M);
+                        for (int64_t at = 0; at < lines; at++)
+                            memcpy(a + at * TALL, left(rows[at], steps[at], n, g) + m - g * M, (stop - m) * 4);
+                        product(stop - m, N, lines, a, b, sum + ((g * s.N + n) * M + m - g * M) * N,
+                                {1, TALL, W, LINES * W, N});
                         m = stop;
                     }
                 }
-                row = row1, t = t1;
-                if (!deep) break;
             }
         }
-    }
-
-    // The h that step t of row b began with, into line `deep` of the panels.
-    void memcpy_h(float* panels, int64_t deep, int64_t b, int64_t t, int64_t n) const {
-        constexpr int64_t DEEP = 256;
-        const float* h = t ? s.h + this->at(b, t - 1, n) : s.start[0] + (b * s.N + n) * s.H;
-        const bool cut = this->resets(b, t);
-        for (int64_t j = 0; j < width; j += W)
-            store(panels + j / W * DEEP * W + deep * W, cut ? V{} : load_some(h + j, s.H - j));
     }
 };
 
@@ -478,25 +582,29 @@ inline float* align(float* p) { return (float*)(((uintptr_t)p + 63) / 64 * 64); 
 template <class Run, class Cell> void call(const Recurrence& s, bool backward) {
     Run run = {{s}};
     run.width = whole(s.H), run.tiles = run.width / W, run.blocks = ceil_div(run.tiles, Cell::BESIDE);
+    run.deep = whole(s.P), run.outputs = run.deep / W;
+    const bool projects = Cell::PROJECTS && s.more, packs = backward || projects || s.T * s.B > 16;
     // The most room that any number of threads can ask for: fewer may come than were asked for.
     int64_t items = 0;
     for (int64_t threads = 1; threads <= s.threads; threads++) {
         const Plan p = plan_of(s, Cell::G, threads);
-        const int64_t need = p.items * (Run::size_of(ceil_div(s.B, p.groups), run.width) + 32);
+        const int64_t need = p.items * (run.size_of(ceil_div(s.B, p.groups)) + 32);
         items = need > items ? need : items;
     }
-    const bool packs = backward || s.T * s.B > 16;
-    int64_t packed = packs ? s.N * (run.blocks * Cell::BESIDE * W) * run.width * Cell::G : 0;
-    const int64_t sums = backward ? s.threads * 256 * (16 * ROWS + run.width) : 0;
+    const int64_t wider = run.width > run.deep ? run.width : run.deep, steps = s.B * s.T * s.N;
+    int64_t packed = packs ? s.N * (run.blocks * Cell::BESIDE * W) * run.deep * Cell::G : 0;
+    const int64_t sums = backward ? s.threads * 256 * (16 * ROWS + wider) : 0;
     packed = (sums > packed ? sums : packed) + 16;
+    const int64_t projection = projects ? s.N * run.width * run.deep : 0;
     const int64_t order = s.B * 2 + 16, barriers = (s.threads + 1) * (int64_t)(sizeof(Barrier) / 4) + 16;
-    const int64_t apart = backward && Cell::APART ? s.B * s.T * s.N * s.H : 0;
-    float* p = align(workspace(packed + items + order + barriers + apart + 64));
+    const int64_t apart = !backward ? 0 : Cell::APART ? steps * s.H : projects ? steps * (s.H + s.P) : 0;
+    float* p = align(workspace(packed + projection + items + order + barriers + apart + 96));
     run.packed = packs ? p : nullptr, p = align(p + packed);
+    run.projection = projects ? p : nullptr, p = align(p + projection);
     run.items = p, p = align(p + items);
     run.order = (int64_t*)p, p = align(p + order);
     run.barriers = (Barrier*)p, p = align(p + barriers);
-    run.d_recurrent = p;
+    run.d_recurrent = run.unprojected = p, run.d_projected = p + steps * s.H;
     for (int64_t i = 0; i <= s.threads; i++) run.barriers[i] = Barrier();
     sort_by_length(s, run.order);
     struct Given { Run* run; int64_t asked; } given = {&run, s.threads};
@@ -505,7 +613,7 @@ template <class Run, class Cell> void call(const Recurrence& s, bool backward) {
             Run mine = *((Given*)data)->run;
             mine.plan = plan_of(mine.s, Cell::G, threads);
             mine.rows = ceil_div(mine.s.B, mine.plan.groups);
-            mine.item_size = (Run::size_of(mine.rows, mine.width) + 15) / 16 * 16;
+            mine.item_size = (mine.size_of(mine.rows) + 15) / 16 * 16;
             mine.run(thread, threads);
         },
         &given, s.threads);

@@ -6,24 +6,24 @@
 // A sequence through a recurrent cell. Units of a head lie side by side; strides count floats.
 // The same names and the same order as in cells/core.py: change them together.
 struct Recurrence {
-    int64_t B, T, N, H, threads, option;
+    int64_t B, T, N, H, P, threads, option;  // P: width of h, H without a projection
     const float* x_pre;
     int64_t x_b, x_t, x_g, x_n;
-    const float* R;             // (G, N, H, H)
-    const float* bias;          // (N, H): the GRU's; or null
+    const float* R;             // (G, N, H, P)
+    const float* more;          // the GRU's bias (N, H), the LSTM's projection (N, P, H); or null
     const int64_t* lengths;     // (B,) or null
     const uint8_t* reset;       // (B, T) or null
-    const float* start[4];      // (B, N, H) each: h, and c, n, m where the cell has them
+    const float* start[4];      // (B, N, P): h; and (B, N, H): c, n, m where the cell has them
     float* last[4];
-    float* h;                   // (B, T, N, H)
+    float* h;                   // (B, T, N, P)
     float* saved;               // what the backward needs, `saved_size` floats; or null
     // Backward: in and out.
-    const float* d_h;           // (B, T, N, H), by strides
+    const float* d_h;           // (B, T, N, P), by strides
     int64_t dh_b, dh_t, dh_n;
-    const float* d_last[3];     // (B, N, H) each: h, c, n; or null where it is 0
+    const float* d_last[3];     // of h, c, n; or null where it is 0
     float* d_x_pre;             // (B, T, G, N, H)
-    float* d_R;                 // (G, N, H, H), zeros
-    float* d_bias;              // (N, H), zeros; or null
+    float* d_R;                 // R's shape, zeros
+    float* d_more;              // that of `more`, zeros; or null
     float* d_start[3];
 };
 

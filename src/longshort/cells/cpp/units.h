@@ -12,6 +12,7 @@ namespace VARIANT {
 template <bool RELU> struct RNN {
     static constexpr int G = 1, STATES = 0, KEPT = 0, KEEPS = 0, BESIDE = 4;
     static constexpr bool APART = false;
+    static constexpr bool PROJECTS = false;
 
     static V step(const V* pre, V, V, V*, V*) { return RELU ? vmax(pre[0], V{}) : tanh(pre[0]); }
 
@@ -24,6 +25,7 @@ template <bool RELU> struct RNN {
 template <bool FORGETS> struct LSTM {
     static constexpr int G = FORGETS ? 4 : 3, STATES = 1, KEPT = 1, KEEPS = G + 1, BESIDE = 1;
     static constexpr bool APART = false;
+    static constexpr bool PROJECTS = true;  // its h may be projected; `back` then wants d of what was
     static constexpr int I = 0, F = 1, Z = G - 2, O = G - 1;  // Z: PyTorch's g
 
     static V step(const V* pre, V, V, V* c, V* keep) {
@@ -36,6 +38,8 @@ template <bool FORGETS> struct LSTM {
         }
         return o * tanh(c[0]);
     }
+
+    static V output(const V* kept) { return kept[O] * tanh(kept[G]); }
 
     static V back(const V* kept, const V* c_before, V, V, V dh, V* dc, V* d_pre, V*) {
         const V i = kept[I], g = kept[Z], o = kept[O], tanh_c = tanh(kept[G]);
@@ -53,6 +57,7 @@ template <bool FORGETS> struct LSTM {
 struct GRU {
     static constexpr int G = 3, STATES = 0, KEPT = 0, KEEPS = 4, BESIDE = 1;
     static constexpr bool APART = true;
+    static constexpr bool PROJECTS = false;
 
     static V step(const V* pre, V x, V h, V*, V* keep) {
         const V r = sigmoid(pre[0]), z = sigmoid(pre[1]), recurrent = pre[2];
@@ -75,6 +80,7 @@ struct GRU {
 template <bool SIGMOID> struct SLSTM {
     static constexpr int G = 4, STATES = 3, KEPT = 2, KEEPS = 7, BESIDE = 1;
     static constexpr bool APART = false;
+    static constexpr bool PROJECTS = false;
 
     static V step(const V* pre, V, V, V* state, V* keep) {
         const V i_pre = pre[0], f_pre = pre[1];
