@@ -25,9 +25,10 @@ format: $(VENV)/.dev
 	$(BIN)/ruff format src tests benchmarks examples build_native.py
 	$(BIN)/ruff check --fix src tests benchmarks examples build_native.py
 
-# Peers live in an environment of their own: mlstm_kernels is not under an open licence, and no test needs it.
+# Peers live in an environment of their own: mlstm_kernels is not under an open licence, and no test needs them. Some ask
+# for packages that a CPU has no use for, so they come alone.
 bench: .venv-bench/.ready
-	PYTHONPATH=src .venv-bench/bin/python benchmarks/mlstm_chunkwise.py --threads 2
+	PYTHONPATH=src .venv-bench/bin/python -W ignore benchmarks/speed.py --threads 2 --json benchmarks/speed.json --markdown docs/performance.md
 
 # Runs with any interpreter that has torch and pytest: make gpu-check PYTHON=python3. Installs nothing.
 gpu-check:
@@ -59,5 +60,8 @@ $(VENV)/.dev: $(VENV)/.run
 
 .venv-bench/.ready:
 	$(PYTHON) -m venv .venv-bench
-	.venv-bench/bin/pip install -q $(TORCH) numpy mlstm_kernels==2.0.6
+	.venv-bench/bin/pip install -q $(TORCH) numpy safetensors rich einops omegaconf packaging ninja onnx onnxruntime openvino
+	.venv-bench/bin/pip install -q $(TORCH) mlstm_kernels==2.0.6
+	.venv-bench/bin/pip install -q --no-deps xlstm==2.0.6 flashrnn==1.0.8
+	$(PYTHON) build_native.py
 	touch $@
