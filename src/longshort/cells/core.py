@@ -138,7 +138,17 @@ def pointer(x: Tensor | None) -> int:
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 LARGE = 2**19  # bytes, from which on a tensor lies in a mapping of its own
-KEPT = 2**30  # bytes of mappings, at most, that wait to be used again
+
+
+def memory_here() -> int:
+    """The bytes of memory of this machine, or 8 GiB where it does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):
+        return 2**33
+
+
+KEPT = memory_here() // 8  # bytes of mappings, at most, that wait to be used again
 
 
 SMALL, HUGE = 2**16, 2**21  # bytes that mappings are multiples of

@@ -48,6 +48,41 @@ struct Multiply {
         }
     }
 
+    // `rows` where one pass over k gives all of y, and y is wide: sums start at the bias and go past the caches.
+    template <int MR> void straight(const float* a, int64_t a_row, int64_t a_k, float* y, int64_t j) const {
+        V sum[MR][PANELS];
+        for (int v = 0; v < PANELS; v++) {
+            const V first = s.bias ? load(s.bias + j + v * W) : V{};
+            for (int r = 0; r < MR; r++) sum[r][v] = first;
+        }
+        accumulate<MR, PANELS>(sum, s.K, a, a_row, a_k, packed + j * DEEP, W, DEEP * W);
+        for (int r = 0; r < MR; r++)
+            for (int v = 0; v < PANELS; v++) store_past(y + r * s.y_m + j + v * W, sum[r][v]);
+    }
+    bool goes_straight() const {
+        return s.K <= DEEP && s.x_k == 1 && s.N % (PANELS * W) == 0 && s.y_m % W == 0 && (uintptr_t)s.y % (4 * W) == 0 &&
+               s.M * s.N > (1 << 22);
+    }
+    void rows_straight(int64_t m0, int64_t m1) const {
+        const int64_t blocks = ceil_div(m1 - m0, ROWS);
+        for (int64_t j = 0; j < s.N; j += PANELS * W)
+            for (int64_t i = 0; i < blocks; i++) {
+                const Range r = part(m1 - m0, i, blocks);
+                const float* a = s.x + (m0 + r.begin) * s.x_m;
+                float* y = s.y + (m0 + r.begin) * s.y_m;
+                switch (r.end - r.begin) {
+                    case 1: straight<1>(a, s.x_m, 1, y, j); break;
+                    case 2: straight<2>(a, s.x_m, 1, y, j); break;
+                    case 3: straight<3>(a, s.x_m, 1, y, j); break;
+#if WIDTH == 16 || defined(__aarch64__)
+                    case 4: straight<4>(a, s.x_m, 1, y, j); break;
+                    case 5: straight<5>(a, s.x_m, 1, y, j); break;
+                    default: straight<6>(a, s.x_m, 1, y, j);
+#endif
+                }
+            }
+    }
+
     void run(int64_t thread, int64_t threads) const {
         const Range panels = part(ceil_div(s.N, W), thread, threads), mine = part(s.M, thread, threads);
         for (int64_t k = 0; k < s.K || k == 0; k += DEEP) {
@@ -55,7 +90,9 @@ struct Multiply {
             for (int64_t p = panels.begin; p < panels.end; p++) pack(p, k, k1);
             wait_at(barrier, (int32_t)threads);
             for (int64_t m = mine.begin; m < mine.end; m += TALL)
-                rows(m, least(mine.end, m + TALL), k, k1, rooms + thread * DEEP * TALL);
+                if (goes_straight()) rows_straight(m, least(mine.end, m + TALL));
+                else rows(m, least(mine.end, m + TALL), k, k1, rooms + thread * DEEP * TALL);
+            fence();
             wait_at(barrier, (int32_t)threads);
         }
     }

@@ -56,6 +56,7 @@ template <class Cell> struct Layout {
     int64_t* order = nullptr;  // rows of the batch, the longest first
     Barrier* barriers = nullptr;
     int64_t item_size = 0;
+    bool small = false;  // a step's inputs are few
     float* d_recurrent = nullptr;  // (B, T, N, H): in a GRU's backward, d (R_n h + bias)
     float *unprojected = nullptr, *d_projected = nullptr;  // in a projecting LSTM's: (B, T, N, H), and d h (B, T, N, P)
 
@@ -181,8 +182,10 @@ template <class Cell> struct Forward : Layout<Cell> {
                 }
             }
         }
-        for (int64_t i = i0 + MR; i < least(it.rows, i0 + 2 * MR); i++) {  // the rows that come next
-            const float* x = this->x_pre(this->row_of(it.group, i), t, it.n) + j0;
+        // What comes next: the same rows' next step, where a step's inputs stay in the cache, or else the next rows.
+        const int64_t shift = this->small ? 0 : MR, when = this->small ? t + 1 : t;
+        for (int64_t i = i0 + shift; i < least(it.rows, i0 + shift + MR) && when < s.T; i++) {
+            const float* x = this->x_pre(this->row_of(it.group, i), when, it.n) + j0;
             for (int v = 0; v < NV; v++) __builtin_prefetch(x + v % Cell::G * s.x_g + v / Cell::G * W);
         }
         const float* h = it.h[t & 1] + i0 * deep;
@@ -407,6 +410,11 @@ template <class Cell> struct Backward : Layout<Cell> {
         V kept[Cell::KEEPS + 1], before[Cell::KEPT + 1], d_state[Cell::KEPT + 1], d_pre[Cell::G];
         const float* keeps = Cell::KEEPS ? this->kept(b, t, it.n) + j * Cell::KEEPS : nullptr;
         for (int k = 0; k < Cell::KEEPS; k++) kept[k] = load(keeps + k * W);
+        if (t > 1) {  // the step before the one before: its states are read a step early
+            const float* soon = Cell::KEEPS ? this->kept(b, t - 2, it.n) + j * Cell::KEEPS : nullptr;
+            for (int k = 0; k < Cell::KEEPS; k++) __builtin_prefetch(soon + k * W);
+            if (s.d_h) __builtin_prefetch(s.d_h + b * s.dh_b + (t - 2) * s.dh_t + it.n * s.dh_n + j);
+        }
         for (int k = 0; k < Cell::KEPT; k++) {
             d_state[k] = load(it.state[k] + here);
             if (cut) before[k] = V{};
@@ -613,6 +621,7 @@ template <class Run, class Cell> void call(const Recurrence& s, bool backward) {
             Run mine = *((Given*)data)->run;
             mine.plan = plan_of(mine.s, Cell::G, threads);
             mine.rows = ceil_div(mine.s.B, mine.plan.groups);
+            mine.small = mine.s.B * mine.s.N * mine.s.H * Cell::G / threads < 1 << 15;
             mine.item_size = (mine.size_of(mine.rows) + 15) / 16 * 16;
             mine.run(thread, threads);
         },

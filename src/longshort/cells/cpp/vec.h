@@ -5,6 +5,9 @@
 #pragma once
 #include <stdint.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #ifndef VARIANT
 #error "compile with -DVARIANT=name -DWIDTH=floats"
@@ -28,6 +31,24 @@ ALWAYS V load(const float* p) { return *(const Unaligned*)p; }
 ALWAYS void store(float* p, V x) { *(Unaligned*)p = x; }
 inline V splat(float x) { return x - V{}; }
 
+// Past the caches, for what is not read again soon; p at a multiple of the vector's size.
+ALWAYS void store_past(float* p, V x) {
+#if WIDTH == 16 && defined(__AVX512F__)
+    _mm512_stream_ps(p, (__m512)x);
+#elif WIDTH == 8 && defined(__AVX2__)
+    _mm256_stream_ps(p, (__m256)x);
+#elif defined(__x86_64__)
+    _mm_stream_ps(p, (__m128)x);
+#else
+    store(p, x);
+#endif
+}
+inline void fence() {
+#if defined(__x86_64__)
+    _mm_sfence();
+#endif
+}
+
 // The first n of W lanes; the others are 0, or stay as they are in memory.
 inline V load_some(const float* p, int64_t n) {
     if (n >= W) return load(p);
@@ -40,13 +61,14 @@ inline void store_some(float* p, V x, int64_t n) {
     for (int64_t j = 0; j < n; j++) p[j] = x[j];
 }
 
+// Where one is NaN they give b: with the constant first, NaN stays NaN.
 inline V vmax(V a, V b) { return a > b ? a : b; }
 inline V vmin(V a, V b) { return a < b ? a : b; }
 inline V vabs(V x) { return (V)((VI)x & 0x7fffffff); }
 inline V with_sign_of(V x, V sign) { return (V)(((VI)x & 0x7fffffff) | ((VI)sign & (int32_t)0x80000000)); }
 
 // e^x = 2^n (1 + p): n, and p = e^r - 1 on |r| <= log(2)/2, both to full precision.
-struct Exponential { V scale, p; };
+struct Exponential { V scale, p, n; };
 ALWAYS Exponential exponential(V x) {
     const V magic = splat(12582912.f);  // 1.5 * 2^23: adding it rounds to a whole number
     V t = x * 1.44269504088896341f + magic;
@@ -59,25 +81,28 @@ ALWAYS Exponential exponential(V x) {
     q = q * r + 0.1666654348373413f;
     q = q * r + 0.4999999701976776f;
     V scale = (V)(((VI)t - (VI)magic + 127) << 23);
-    return {scale, r + r * r * q};
+    return {scale, r + r * r * q, n};
 }
 
-// 0 below -87.3 (the result would be subnormal), infinite above 88.3.
+// 0 below -87.3 (the result would be subnormal), infinite above 88.3 or a little later.
 ALWAYS V exp(V x) {
-    Exponential e = exponential(vmin(vmax(x, splat(-87.f)), splat(88.f)));
+#if defined(__AVX512F__)
+    Exponential e = exponential(vmin(splat(128.f), vmax(splat(-128.f), x)));  // scales to 0 and infinity by itself
+    return (V)_mm512_scalef_ps((__m512)(e.p + 1.f), (__m512)e.n);
+#else
+    Exponential e = exponential(vmin(splat(88.f), vmax(splat(-87.f), x)));
     V y = e.scale + e.scale * e.p;
     y = x < splat(-87.3f) ? V{} : y;
-    y = x > splat(88.3f) ? splat(__builtin_inff()) : y;
-    return x == x ? y : x;
+    return x > splat(88.3f) ? splat(__builtin_inff()) : y;
+#endif
 }
 
 // Through e^y - 1, so that small x keep their precision.
 ALWAYS V tanh(V x) {
-    V y = vmax(vabs(x) * -2.f, splat(-40.f));
+    V y = vmax(splat(-40.f), vabs(x) * -2.f);
     Exponential e = exponential(y);
     V less = e.scale * e.p + (e.scale - 1.f);  // e^y - 1
-    V t = with_sign_of(less / (less + 2.f), x);
-    return x == x ? t : x;
+    return with_sign_of(less / (less + 2.f), x);
 }
 
 ALWAYS V sigmoid(V x) { return 1.f / (1.f + exp(-x)); }
