@@ -25,7 +25,7 @@ COMMON = "-std=c++17 -O3 -fPIC -fvisibility=hidden -fno-exceptions -fno-rtti -Wa
 # Sums and products may fuse; nothing else that -ffast-math would allow.
 COMMON += " -ffp-contract=fast -fno-math-errno -fno-trapping-math"
 # One library holds a variant for each instruction set, compiled from the same source: name, vector width, flags.
-AVX2 = "-mavx2 -mfma -mbmi -mbmi2 -mf16c -mlzcnt -mmovbe"
+AVX2 = "-mavx2 -mfma -mbmi -mbmi2"
 VARIANTS = {
     "x86_64": [
         ("avx512", 16, f"{AVX2} -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512cd -mprefer-vector-width=512"),
@@ -45,8 +45,9 @@ def find_compiler() -> list[str]:
     """The command of a C++ compiler."""
     named = os.environ.get("CXX")
     for command in [named] if named else ["c++", "g++", "clang++"]:
-        if shutil.which(shlex.split(command)[0]):
-            return shlex.split(command)
+        first, *rest = shlex.split(command) or [""]
+        if path := shutil.which(first):
+            return [os.path.abspath(path), *rest]
     raise NotBuiltError(f"no C++ compiler: {named} is not there" if named else "no C++ compiler (c++, g++, clang++)")
 
 
@@ -81,9 +82,10 @@ def build(output: Path, sanitize: bool = False) -> None:
         if not linked.exists():
             raise NotBuiltError(f"{compiler[0]} failed:\n" + "\n".join(filter(None, said)))
         output.parent.mkdir(parents=True, exist_ok=True)
-        waiting = output.with_name(f"{output.name}.new")
-        shutil.copy(linked, waiting)
-        waiting.replace(output)
+        with tempfile.NamedTemporaryFile(dir=output.parent, prefix=f"{NAME}.", delete=False) as waiting:
+            waiting.write(linked.read_bytes())
+        Path(waiting.name).chmod(0o755)
+        Path(waiting.name).replace(output)
 
 
 def wheel_tag() -> str:
@@ -109,7 +111,7 @@ else:
             output = SOURCES / NAME if editable else Path(self.directory) / "native" / NAME
             try:
                 build(output)
-            except NotBuiltError as error:
+            except (NotBuiltError, OSError, ValueError) as error:
                 if wish == "require":
                     raise
                 self.app.display_warning(f"longshort is built without its C++ core, and will be slow on a CPU: {error}")
@@ -130,7 +132,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         build(args.output, args.sanitize)
-    except NotBuiltError as error:
+    except (NotBuiltError, OSError, ValueError) as error:
         sys.exit(f"the C++ core was not built: {error}")
 
 

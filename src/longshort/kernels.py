@@ -1,7 +1,7 @@
-"""Which implementation of a cell runs: a table and one function. The only dispatch there is; it computes nothing."""
+"""Which implementation of a cell runs: a table and one function; and of an input's product. It computes nothing."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn import Parameter
+from torch.nn import Buffer, Parameter
 
 from longshort.cells import core, native
 from longshort.shapes import Float
@@ -36,13 +36,19 @@ class Kernel:
     missing: Callable[[], str | None] = lambda: None
     """Says why this installation does not have it, or None."""
 
-    def why_not(self, x: Tensor, dtype: torch.dtype | None = None) -> str | None:
-        """Why it cannot run on `x` in the state's `dtype` (None: what `x` alone asks for), as a sentence; or None."""
+    def why_not(self, x: Tensor, dtype: torch.dtype | None = None, others: Iterable[Tensor | None] = ()) -> str | None:
+        """Why it cannot run on `x` in the state's `dtype` (None: what `x` alone asks for), as a sentence; or None.
+
+        `others`: the tensors that come along.
+        """
         dtype = torch.promote_types(x.dtype, torch.float32) if dtype is None else dtype
         if self.device is not None and x.device.type != self.device:
             return f"it runs on {self.device}, and the input is on {x.device.type}"
-        if self.device is not None and type(x) not in (Tensor, Parameter):
-            return f"it reads plain tensors, and the input is a {type(x).__name__}"
+        for each in (x, *others) if self.device is not None else ():
+            if each is not None and type(each) not in (Tensor, Parameter, Buffer):
+                return f"it reads plain tensors, and one is a {type(each).__name__}"
+            if each is not None and each.device.type != self.device:
+                return f"it runs on {self.device}, and a tensor is on {each.device.type}"
         if self.dtypes is not None and dtype not in self.dtypes:
             return f"it computes in {', '.join(map(str, self.dtypes))}, and these inputs ask for {dtype}"
         if self.needs is not None and find_spec(self.needs) is None:
@@ -55,8 +61,10 @@ class Kernel:
 
 
 def under_transform() -> bool:
-    """Whether a functorch transform or forward-mode differentiation is at work."""
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+    """Whether a functorch transform, forward-mode differentiation or a mode that sees every operator is at work."""
+    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
+        return True
+    return torch._C._len_torch_dispatch_stack() > 0  # make_fx, FakeTensorMode and their like
 
 
 def in_cpp(cell: str) -> Kernel:
@@ -89,11 +97,13 @@ def choose(
     x: Float[Tensor, "B T ..."],
     kernel: str = "auto",
     dtype: torch.dtype | None = None,
+    others: Sequence[Tensor | None] = (),
 ) -> Callable:
     """The implementation of `cell` to run on `x`: the one asked for, or the fastest that can.
 
     Args:
         dtype: the state's, in which it computes; None: float32, or wider if x is.
+        others: the tensors that come along.
     """
     check_name(cell, kernel)
     table = KERNELS[cell]
@@ -102,9 +112,9 @@ def choose(
         kernel = next(
             name
             for name, k in table.items()
-            if not k.on_request and k.auto_from <= steps and k.why_not(x, dtype) is None
+            if not k.on_request and k.auto_from <= steps and k.why_not(x, dtype, others) is None
         )
-    elif reason := table[kernel].why_not(x, dtype):
+    elif reason := table[kernel].why_not(x, dtype, others):
         raise ValueError(f"{cell} cannot use kernel={kernel!r} here: {reason}. Try kernel='auto'.")
     at = table[kernel]
     # A module that is there already is looked up: torch.compile cannot trace an import.

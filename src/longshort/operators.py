@@ -45,9 +45,10 @@ def run_cell(cell: str, inputs: Sequence[Tensor], weights: dict, state, lengths,
     """Run the chosen kernel in the state's dtype, and hand back h in the input's dtype."""
     x = inputs[0]
     B, T = x.shape[:2]
-    compute = choose(cell, x, kernel, state[0].dtype)
-    if 0 in (B, T):
-        return x.new_zeros(B, T, *output_shape(cell, state)) + 0 * x.sum(), state  # a part of the graph, as torch's
+    compute = choose(cell, x, kernel, state[0].dtype, [*inputs[1:], *weights.values(), *state])
+    shape = B, T, *output_shape(cell, state)
+    if 0 in shape:
+        return x.new_zeros(shape) + 0 * x.sum(), state  # a part of the graph, as torch's
     dtype = state[0].dtype
     inputs = [x if x.dtype is dtype else x.to(dtype) for x in inputs]
     weights = {name: w if w is None or w.dtype is dtype else w.to(dtype) for name, w in weights.items()}

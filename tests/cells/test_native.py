@@ -491,3 +491,109 @@ def test_the_library_exports_its_doors_alone():
         ["nm", "-D", "--defined-only", library._name], capture_output=True, text=True, check=True
     ).stdout.split("\n")
     assert all(" longshort_" in line for line in names if line)
+
+
+# ---- what a caller may hand in ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("form", CELLS)
+def test_nan_stays_nan_and_in_its_row(form):
+    p = native_problem(form, T=6, B=3)
+    inputs = {k: x.clone() for k, x in p.inputs.items()}
+    inputs["k" if p.door == "mlstm" else "x_pre"][1, 2] = torch.nan
+    h, _ = p._replace(inputs=inputs).run()
+    assert h[1, 2:].isnan().any(-1).all()
+    assert h[[0, 2]].isfinite().all()
+    assert not h[1, 5].isfinite().all()
+
+
+def test_tensors_the_core_cannot_read_are_not_read():
+    """Weights or a state elsewhere, a subclass among them: torch's own error or answer, never a wild pointer."""
+
+    class Sub(torch.Tensor):
+        pass
+
+    x, R = torch.randn(1, 5, 4, 1, 3), torch.randn(4, 1, 3, 3)
+    with pytest.raises((RuntimeError, ValueError)):
+        lstm(x, R.to("meta"))
+    assert type(lstm(x, R.as_subclass(Sub))[0]) is Sub
+    with pytest.raises(ValueError, match="it reads plain tensors, and one is a Sub"):
+        lstm(x, R.as_subclass(Sub), kernel="native")
+    with pytest.raises(ValueError, match="it runs on cpu, and a tensor is on meta"):
+        lstm(x, R.to("meta"), kernel="native")
+
+
+@pytest.mark.parametrize("form", CELLS)
+def test_lengths_that_are_no_plain_tensor_are_checked_too(form):
+    p = native_problem(form, T=4, B=2)
+    held = torch.nn.Parameter(torch.tensor([200_000, 3]), requires_grad=False)
+    with pytest.raises(ValueError, match="lengths must be between 0 and T=4, got 3 to 200000"):
+        p.run(lengths=held)
+    fine = torch.nn.Parameter(torch.tensor([4, 3]), requires_grad=False)
+    assert torch.equal(p.run(lengths=fine)[0], p.run(lengths=[4, 3])[0])
+
+
+def test_a_mode_that_records_operators_sees_the_reference():
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    x, R = torch.randn(1, 5, 4, 1, 3), torch.randn(4, 1, 3, 3)
+    graph = make_fx(lambda x: lstm(x, R)[0])(x)
+    torch.testing.assert_close(graph(x + 1), lstm(x + 1, R)[0], rtol=1e-5, atol=1e-6)
+
+
+def test_negative_views_are_read_as_what_they_mean():
+    z = torch.randn(2, 5, 4, 1, 1, dtype=torch.complex64)
+    x, R = z.conj().imag, torch.randn(4, 1, 1, 1)
+    assert x.is_neg()
+    torch.testing.assert_close(lstm(x, R)[0], lstm(x.clone(), R)[0])
+    q, gate = torch._neg_view(torch.randn(2, 5, 1, 4)), torch.randn(2, 5, 1, dtype=torch.complex64).conj().imag
+    want = mlstm(q.clone(), q.clone(), q.clone(), gate.clone(), gate.clone())[0]
+    torch.testing.assert_close(mlstm(q, q, q, gate, gate)[0], want)
+    leaf = torch.randn(2, 5, 4, 1, 3, requires_grad=True)
+    grads = []
+    for kernel in ("native", "reference"):
+        h, _ = lstm(leaf, torch.ones(4, 1, 3, 3) * 0.1, kernel=kernel)
+        grads += torch.autograd.grad((torch.complex(torch.zeros_like(h), h).conj() * 1j).real.sum(), leaf)
+    torch.testing.assert_close(*grads)
+
+
+def test_saved_tensors_that_come_back_otherwise_are_read_right_or_refused():
+    x, R = torch.randn(2, 5, 4, 1, 3, requires_grad=True), torch.randn(4, 1, 3, 3, requires_grad=True)
+
+    def learn(pack, unpack):
+        with torch.autograd.graph.saved_tensors_hooks(pack, unpack):
+            h, _ = lstm(x, R, kernel="native")
+        return torch.autograd.grad(h.sum(), (x, R))
+
+    want = learn(lambda t: t, lambda t: t)
+    turned = learn(lambda t: t, lambda t: t.movedim(0, -1).contiguous().movedim(-1, 0))  # the same, in other strides
+    assert all(torch.equal(a, b) for a, b in zip(turned, want, strict=True))
+    with pytest.raises(RuntimeError, match=r"came back as torch\.bfloat16"):
+        learn(lambda t: t.bfloat16() if t.is_floating_point() else t, lambda t: t)
+
+
+def test_no_units_are_no_work():
+    x, R = torch.randn(2, 3, 4, 1, 0, requires_grad=True), torch.randn(4, 1, 0, 0, requires_grad=True)
+    h, last = lstm(x, R)
+    h.sum().backward()
+    assert h.shape == (2, 3, 1, 0)
+    assert last.c.shape == (2, 1, 0)
+
+
+def test_a_library_of_another_version_is_said_to_be(monkeypatch):
+    core.library.cache_clear()
+    monkeypatch.setattr(core, "VERSION", -1)
+    try:
+        assert core.missing().startswith("the C++ core is of another version of longshort.")
+    finally:
+        core.library.cache_clear()
+
+
+def test_memory_waits_no_more_than_was_in_use_at_once():
+    core.MAPPINGS.clear()
+    sizes = [2**20 + 2**18 * step for step in range(12)]
+    for size in sizes:  # one after the other: none fits the next
+        core.room(size)
+    assert sum(map(len, core.MAPPINGS.waiting)) <= 4 * max(sizes) + core.HUGE
+    core.MAPPINGS.clear()
+    assert not core.MAPPINGS.waiting

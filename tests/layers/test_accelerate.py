@@ -207,5 +207,28 @@ def test_errors_in_words(monkeypatch):
     assert type(model.rnn) is nn.LSTM
 
 
+def test_whatever_goes_wrong_the_model_is_as_it_was_and_errors_are_torch_s():
+    model = Tagger()
+    with pytest.raises(RuntimeError):
+        longshort.accelerate(model, torch.randn(2, 3, 5))
+    with pytest.raises(ValueError, match="rounds=0: at least 1"):
+        longshort.accelerate(model, torch.randn(2, 3, 6), rounds=0)
+    assert type(model.rnn) is nn.LSTM
+    example = torch.randn(2, 3, 6, requires_grad=True)
+    done = longshort.accelerate(model, example, rounds=1)
+    assert example.grad is None
+    x = torch.randn(2, 3, 6)
+    for wrong in ((torch.zeros(1, 3, 8),) * 2, (torch.zeros(1, 2, 8),) * 3):
+        with pytest.raises((RuntimeError, ValueError)) as ours:
+            model(x, wrong)
+        with pytest.raises((RuntimeError, ValueError)) as theirs:
+            Tagger()(x, wrong)
+        assert type(ours.value) is type(theirs.value)
+    torch.nn.utils.parametrizations.weight_norm(model.rnn, "weight_hh_l0")
+    model(x)
+    with pytest.raises(ValueError, match="parametrized since"):
+        done.undo()
+
+
 def test_every_kind_of_torch_s_has_its_own():
     assert {kind.torch_type for kind in KINDS.values()} == set(KINDS)

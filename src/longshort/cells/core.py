@@ -11,7 +11,7 @@ import weakref
 from functools import cache
 from glob import glob
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -24,7 +24,8 @@ LIBRARY = "libnative.dll" if sys.platform == "win32" else "libnative.so"
 INSTALL = "Install longshort with a C++ compiler at hand (g++ or clang++): pip install --force-reinstall longshort"
 
 
-# cpp/shared.h's structures, field by field.
+# cpp/shared.h's structures, field by field; VERSION changes with what they mean.
+VERSION = 1
 RECURRENCE = struct.Struct("@7q q4q qq qq 4q 4q q q q3q 3q q q q 3q".replace(" ", ""))
 MEMORY = struct.Struct("@7q f i 5q 15q qq 3q 3q q q q3q 2q 5q 2q".replace(" ", ""))
 PRODUCT = struct.Struct("@4q q2q q2q q q q".replace(" ", ""))
@@ -50,6 +51,8 @@ class Chosen:
 def after_fork() -> None:
     """In a forked child the threads of the runtime are gone: work alone, as torch's own DataLoader workers do."""
     Chosen.forked = True
+    if MAPPINGS:
+        MAPPINGS.lock = threading.RLock()  # another thread may have held it
 
 
 if hasattr(os, "register_at_fork"):
@@ -64,17 +67,19 @@ def library() -> Library | str:
         return f"the C++ core was not built when longshort was installed. {INSTALL}"
     try:
         core = ctypes.CDLL(str(path))
-    except OSError as error:
+        for name in ("longshort_recurrent", "longshort_memory", "longshort_product", "longshort_gate"):
+            getattr(core, name).restype = None
+        core.longshort_version.restype = ctypes.c_int64
+    except (OSError, AttributeError) as error:
         return f"the C++ core does not load ({error}). {INSTALL}"
-    for name in ("longshort_recurrent", "longshort_memory", "longshort_product", "longshort_gate"):
-        getattr(core, name).restype = None
     core.longshort_recurrent.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p]
     core.longshort_memory.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p]
     core.longshort_product.argtypes = [ctypes.c_int64, ctypes.c_char_p]
     core.longshort_gate.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     core.longshort_variant.restype = ctypes.c_char_p
     sizes = [core.longshort_size(which) for which in range(3)]
-    assert sizes == [RECURRENCE.size, MEMORY.size, PRODUCT.size], f"cpp/shared.h and native.py differ: {sizes}"
+    if core.longshort_version() != VERSION or sizes != [RECURRENCE.size, MEMORY.size, PRODUCT.size]:
+        return f"the C++ core is of another version of longshort. {INSTALL}"
     names = [core.longshort_variant(i).decode() for i in range(core.longshort_variants())]
     here = [name for i, name in enumerate(names) if core.longshort_runs_here(i)]
     Chosen.variant = names.index(here[0])
@@ -84,7 +89,9 @@ def library() -> Library | str:
 def borrow_threads(core: Any) -> str | None:
     """Hand the core the OpenMP runtime that torch has loaded: a second one in the process would fight it for cores."""
     core.longshort_threads.argtypes = [ctypes.c_void_p] * 6
-    for path in openmp_loaded():
+    # Torch's own library first: a name is looked up in what it depends on, so what is found is torch's, whichever other
+    # runtimes are in the process.
+    for path in [*glob(str(Path(torch.__file__).parent / "lib" / "*torch_cpu*")), *openmp_loaded()]:
         try:
             runtime = ctypes.CDLL(path, mode=getattr(os, "RTLD_NOLOAD", 0))
         except OSError:
@@ -93,7 +100,18 @@ def borrow_threads(core: Any) -> str | None:
         found = [address(runtime, name) for name in f"{wanted} omp_get_thread_num omp_get_num_threads".split()]
         if (found[0] or all(found[1:4])) and all(found[4:]):
             core.longshort_threads(*found)
-            return path
+            return home_of(found[4]) or path
+    return None
+
+
+def home_of(place: int | None) -> str | None:
+    """The file that is mapped at an address, where the system tells."""
+    if place and sys.platform.startswith("linux"):
+        with open("/proc/self/maps") as maps:
+            for line in maps:
+                begin, end = (int(part, 16) for part in line.split(maxsplit=1)[0].split("-"))
+                if begin <= place < end:
+                    return line.split(maxsplit=5)[-1].strip()
     return None
 
 
@@ -170,30 +188,50 @@ class Mappings:
         self.waiting: list[mmap.mmap] = []  # the latest last
         self.leases: dict[int, Lease] = {}
         self.lock = threading.RLock()  # a tensor may go while another is being made
+        self.used, self.peak = 0, 0  # bytes
 
     def lease(self, size: int) -> memoryview:
         """Memory of at least `size` bytes, which comes back here when the view is gone."""
         grain = HUGE if size >= HUGE else SMALL
         size = -(-size // grain) * grain
         with self.lock:
-            fitting = [block for block in self.waiting if size <= len(block) <= size + size // 4]
-            block = min(fitting, key=len, default=None)
+            block = self.take(size)
             if block is None:
                 block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
                 if size >= HUGE and hasattr(mmap, "MADV_HUGEPAGE"):
                     block.madvise(mmap.MADV_HUGEPAGE)
-            else:
-                self.waiting.remove(block)
+            self.used += len(block)
+            self.peak = max(self.peak, self.used)
             view = memoryview(block)
             lease = Lease(view, self.give_back)
             lease.block, self.leases[id(lease)] = block, lease
         return view
 
+    def take(self, size: int) -> mmap.mmap | None:
+        """A waiting block that fits."""
+        fitting = [block for block in self.waiting if size <= len(block) <= size + size // 4]
+        if not fitting:
+            return None
+        block = min(fitting, key=len)
+        try:
+            self.waiting.remove(block)
+        except ValueError:  # gone: a tensor went in the meantime, and this block made room for its
+            return None
+        return block
+
     def give_back(self, lease: Lease) -> None:
         with self.lock:
-            self.waiting.append(self.leases.pop(id(lease)).block)
-            while sum(map(len, self.waiting)) > KEPT:
+            block = self.leases.pop(id(lease)).block
+            self.used -= len(block)
+            self.waiting.append(block)
+            while sum(map(len, self.waiting)) > min(KEPT, self.peak):
                 self.waiting.pop(0)  # unmapped with its last reference
+
+    def clear(self) -> None:
+        """Give what waits back to the system."""
+        with self.lock:
+            self.waiting.clear()
+            self.peak = self.used
 
 
 MAPPINGS = Mappings() if hasattr(mmap, "MAP_ANONYMOUS") else None
@@ -208,12 +246,18 @@ def room(*shape: int) -> Tensor:
     return flat.resize_(shape)  # no view: what an autograd.Function gives must not be one, to be written to later
 
 
-def contiguous(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
+@overload
+def contiguous(x: Tensor) -> Tensor: ...
+@overload
+def contiguous(x: Tensor | None) -> Tensor | None: ...
+def contiguous(x):
+    """`x` as it stands in memory; a negative view's numbers are turned first."""
+    return None if x is None else x.resolve_neg().contiguous()
 
 
 def side_by_side(x: Float[Tensor, "..."]) -> Tensor:
     """`x` with its last axis contiguous."""
+    x = x.resolve_neg()
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 

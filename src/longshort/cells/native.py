@@ -64,27 +64,31 @@ RECURRENT = {
 def recurrent_forward(cell: str, option: int, lengths, reset, keep: bool, x_pre: Tensor, R, more, *state: Tensor):
     """h, the last states, and what the backward needs (None unless `keep`)."""
     B, T, N, H, P = *x_pre.shape[:2], *x_pre.shape[-2:], R.shape[-1]
-    x_pre, R, state = side_by_side(x_pre), R.contiguous(), tuple(x.contiguous() for x in state)
-    h, *last = room(B, T, N, P), *[torch.empty_like(x) for x in state]
+    x_pre, R, more, starts = side_by_side(x_pre), contiguous(R), contiguous(more), [contiguous(x) for x in state]
+    h, *last = room(B, T, N, P), *[torch.empty_like(x) for x in starts]
     size = RECURRENT[cell].keeps
     saved = room(B * T * N * size * to_16(H)) if keep and size else None
     gate = x_pre.stride(2) if x_pre.dim() == 5 else 0
     call = RECURRENCE.pack(
         B, T, N, H, P, threads(), option, x_pre.data_ptr(), *x_pre.stride()[:2], gate, x_pre.stride(-2),
         R.data_ptr(), pointer(more), pointer(lengths), pointer(reset),
-        *padded([x.data_ptr() for x in state], 4), *padded([x.data_ptr() for x in last], 4),
+        *padded([x.data_ptr() for x in starts], 4), *padded([x.data_ptr() for x in last], 4),
         h.data_ptr(), pointer(saved), *[0] * 13,
     )  # fmt: skip
     functions().longshort_recurrent(Chosen.variant, RECURRENT[cell].number, 0, call)
     return h, last, saved
 
 
-def recurrent_backward(cell: str, option: int, lengths, reset, x_pre, R, more, state, h, saved, dh, d_last):
+def recurrent_backward(
+    variant: int, cell: str, option: int, lengths, reset, x_pre, R, more, state, h, saved, dh, d_last
+):
     """The gradients of x_pre, R, more and those of the start states that have one."""
     B, T, N, H, P = *x_pre.shape[:2], *x_pre.shape[-2:], R.shape[-1]
-    R, state = R.contiguous(), [x.contiguous() for x in state]
+    R, more, state = contiguous(R), contiguous(more), [contiguous(x) for x in state]
+    lengths, reset, h, saved = map(contiguous, (lengths, reset, h, saved))
+    as_saved(h, saved)
     dh = None if dh is None else side_by_side(dh)
-    d_last = [None if x is None else x.contiguous() for x in d_last[: RECURRENT[cell].differentiable]]
+    d_last = [contiguous(x) for x in d_last[: RECURRENT[cell].differentiable]]
     d_x_pre, d_R, d_more = room(*x_pre.shape), torch.zeros_like(R), None
     if more is not None:
         d_more = torch.zeros_like(more, memory_format=torch.contiguous_format)
@@ -95,8 +99,24 @@ def recurrent_backward(cell: str, option: int, lengths, reset, x_pre, R, more, s
         pointer(dh), *((0, 0, 0) if dh is None else dh.stride()[:3]), *padded([pointer(x) for x in d_last], 3),
         d_x_pre.data_ptr(), d_R.data_ptr(), pointer(d_more), *padded([x.data_ptr() for x in d_start], 3),
     )  # fmt: skip
-    functions().longshort_recurrent(Chosen.variant, RECURRENT[cell].number, 1, call)
+    functions().longshort_recurrent(variant, RECURRENT[cell].number, 1, call)
     return d_x_pre, d_R, d_more, *d_start
+
+
+def as_saved(*tensors: Tensor | None) -> None:
+    """Whatever packed the saved tensors (`saved_tensors_hooks`) must have unpacked them as they were."""
+    for x in tensors:
+        if x is not None and (x.dtype != torch.float32 or not x.is_cpu):
+            raise RuntimeError(
+                f"a tensor saved for the backward came back as {x.dtype} on {x.device}, not float32 on cpu"
+            )
+
+
+def within(lengths: Tensor | None, T: int) -> Tensor | None:
+    """`lengths` as the core reads them, once none is beyond the sequence."""
+    if lengths is not None and lengths.numel() and not 0 <= int(lengths.min()) <= int(lengths.max()) <= T:
+        raise ValueError(f"lengths must be between 0 and T={T}, got {lengths.min()} to {lengths.max()}")
+    return None if lengths is None else contiguous(lengths.detach().to("cpu", torch.long))
 
 
 def padded(pointers: list[int], n: int) -> list[int]:
@@ -138,7 +158,9 @@ class RecurrentCell(torch.autograd.Function):
                 tensors = [x_pre, R, *extra.values(), *state]
                 d = differentiable(again, tensors, given[: 1 + kind.differentiable])
                 return (*none, *d[:2], *([None] if more is None else []), *d[2:])
-            d = recurrent_backward(ctx.cell, ctx.option, lengths, reset, x_pre, R, more, state, h, saved, dh, d_last)
+            d = recurrent_backward(
+                ctx.variant, ctx.cell, ctx.option, lengths, reset, x_pre, R, more, state, h, saved, dh, d_last
+            )
         return (*none, *d, *[None] * (len(state) - kind.differentiable))
 
 
@@ -164,7 +186,7 @@ def differentiable(run: Callable, inputs: Sequence[Tensor], grads: Sequence[Tens
 
 
 def recurrent(cell: str, option: int, options: dict, x_pre, R, more, state, lengths, reset):
-    lengths, reset = contiguous(lengths), contiguous(reset)
+    lengths, reset = within(lengths, x_pre.shape[1]), contiguous(reset)
     tensors = [x_pre, R, more, *state]
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
         h, *last = RecurrentCell.apply(cell, option, lengths, reset, options, *tensors)  # type: ignore[misc]
@@ -252,6 +274,7 @@ def multiply(x: Float[Tensor, "... K"], w: Float[Tensor, "K N"], bias: Tensor | 
     """x w + bias. Transposed matrices are read as they lie."""
     *lead, K = x.shape
     M, N = x.numel() // K, w.shape[1]
+    x, w = x.resolve_neg(), w.resolve_neg()
     x = x if x.dim() == 2 and 1 in x.stride() else x.contiguous().view(M, K)
     w = w if 1 in w.stride() else w.contiguous()
     y = room(*lead, N)
@@ -279,7 +302,8 @@ def memory_forward(L: int, eps: float, lengths, reset, keep: bool, q, k, v, i_pr
     """h, the last C, n and m, and the states that the chunks began with (None unless `keep`)."""
     B, T, N, K = q.shape
     V = v.shape[-1]
-    q, k, v, C, n, m = side_by_side(q), side_by_side(k), side_by_side(v), C.contiguous(), n.contiguous(), m.contiguous()
+    q, k, v = map(side_by_side, (q, k, v))
+    i_pre, f_pre, C, n, m = i_pre.resolve_neg(), f_pre.resolve_neg(), *map(contiguous, (C, n, m))
     h, last = room(B, T, N, V), [room(*C.shape), torch.empty_like(n), torch.empty_like(m)]
     saved = room(B * N * -(-T // L) * (K * to_16(V) + to_16(K) + 16)) if keep else None
     call = memory_call(L, eps, lengths, reset, q, k, v, i_pre, f_pre, C, n, m, last, h, saved, None, (), ())
@@ -306,7 +330,7 @@ class MatrixMemory(torch.autograd.Function):
     @staticmethod
     def forward(ctx, L, eps, lengths, reset, *inputs):  # inputs: q, k, v, i_pre, f_pre, C, n, m
         h, last, saved = memory_forward(L, eps, lengths, reset, True, *inputs)
-        ctx.L, ctx.eps = L, eps
+        ctx.L, ctx.eps, ctx.variant = L, eps, Chosen.variant
         ctx.save_for_backward(lengths, reset, h, saved, *inputs)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(last[2])
@@ -329,12 +353,15 @@ class MatrixMemory(torch.autograd.Function):
 
                 return (*none, *differentiable(again, inputs[:7], (dh, dC, dn)), None)
             q, k, v, i_pre, f_pre, C, n, m = inputs
-            q, k, v, C, n, m = *map(side_by_side, (q, k, v)), C.contiguous(), n.contiguous(), m.contiguous()
+            q, k, v, C, n, m = *map(side_by_side, (q, k, v)), *map(contiguous, (C, n, m))
+            i_pre, f_pre = i_pre.resolve_neg(), f_pre.resolve_neg()
+            lengths, reset, h, saved = map(contiguous, (lengths, reset, h, saved))
+            as_saved(h, saved)
             dh = None if dh is None else side_by_side(dh)
-            d_last = [None if x is None else x.contiguous() for x in (dC, dn)]
+            d_last = [contiguous(dC), contiguous(dn)]
             d = [room(*x.shape) for x in (q, k, v, i_pre, f_pre, C, n)]
             args = (q, k, v, i_pre, f_pre, C, n, m, (), h, saved, dh, d_last, d)
-            functions().longshort_memory(Chosen.variant, 1, memory_call(ctx.L, ctx.eps, lengths, reset, *args))
+            functions().longshort_memory(ctx.variant, 1, memory_call(ctx.L, ctx.eps, lengths, reset, *args))
         return (*none, *d, None)
 
 
@@ -352,7 +379,7 @@ def mlstm(
     reset: Bool[Tensor, "B T"] | None = None,
 ) -> tuple[Float[Tensor, "B T N V"], MLSTMState]:
     """`cells.mlstm.mlstm_chunkwise` in C++, in chunks of at most `chunk_size` steps."""
-    lengths, reset = contiguous(lengths), contiguous(reset)
+    lengths, reset = within(lengths, q.shape[1]), contiguous(reset)
     inputs = [q, k, v, i_pre, f_pre, state.C, state.n, state.m.detach()]
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     # Short chunks make fewer products, long ones go less often through C: what is best depends on C's size.
@@ -374,6 +401,8 @@ def mlstm_step(q, k, v, i_pre, f_pre, state: MLSTMState, eps: float) -> tuple[Te
     grads = torch.is_grad_enabled()
     for x in (q, k, v, i_pre, f_pre, C, n, m):
         if type(x) is not Tensor or x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous():
+            return None
+        if x.is_neg():
             return None
         if grads and x.requires_grad:
             return None

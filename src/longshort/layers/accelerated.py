@@ -34,7 +34,10 @@ class Accelerated:
         x = input.data if isinstance(input, PackedSequence) else input
         if not self.core_can(x, hx):
             return self.torch_type.forward(self, input, hx)
-        y, state = super().forward(input, hx)  # type: ignore[misc]
+        try:
+            y, state = super().forward(input, hx)  # type: ignore[misc]
+        except ValueError:  # what is wrong is told as torch tells it
+            return self.torch_type.forward(self, input, hx)
         return y, state.as_subclass(Tensor) if isinstance(state, Tensor) else tuple(state)
 
     def flatten_parameters(self) -> None:
@@ -113,7 +116,8 @@ def accelerate(model: nn.Module, example: Any = None, *, rounds: int = 7) -> Acc
 
     Weights, state dict, hooks and arguments stay what they are; optimizers go on. A call that the core cannot compute
     (float64, a GPU, autocast, `torch.compile`, forward-mode derivatives) is computed as before. A model saved whole by
-    `torch.save` afterwards needs longshort to be loaded; `undo()` the answer to prevent that.
+    `torch.save` afterwards needs longshort to be loaded, and tools that look for exactly `nn.LSTM` (`quantize_dynamic`,
+    `torch.jit.script`, `torch.fx`) do not see it: `undo()` the answer first.
 
     Args:
         model: any module; what is not on the CPU is computed as before.
@@ -121,7 +125,7 @@ def accelerate(model: nn.Module, example: Any = None, *, rounds: int = 7) -> Acc
         rounds: how often each is timed.
 
     Raises:
-        ValueError: `model` is no module.
+        ValueError: `model` is no module, or `rounds` is under 1.
         RuntimeError: this installation has no C++ core.
 
     >>> model = torch.nn.ModuleDict({"rnn": torch.nn.LSTM(3, 5), "head": torch.nn.Linear(5, 2)})
@@ -133,7 +137,19 @@ def accelerate(model: nn.Module, example: Any = None, *, rounds: int = 7) -> Acc
         raise ValueError(f"accelerate takes a torch.nn.Module, got {type(model).__name__}")
     if reason := core.missing():
         raise RuntimeError(f"nothing to accelerate with: {reason}")
-    before = copy.deepcopy(model) if example is not None else None
+    if rounds < 1:
+        raise ValueError(f"rounds={rounds}: at least 1")
+    seconds, difference = {}, None
+    if example is not None:  # on copies: whatever goes wrong, the model is as it was
+        after = copy.deepcopy(model)
+        replace(after)
+        seconds, difference = compare(copy.deepcopy(model), after, example, rounds)
+    replaced, left = replace(model)
+    return Acceleration(replaced, left, seconds, difference)
+
+
+def replace(model: nn.Module) -> tuple[dict[str, nn.Module], dict[str, str]]:
+    """Give every recurrent module the class that the core computes: those, and those left, each by name."""
     replaced, left = {}, {}
     for name, module in model.named_modules():
         if type(module) in KINDS:
@@ -141,21 +157,22 @@ def accelerate(model: nn.Module, example: Any = None, *, rounds: int = 7) -> Acc
             replaced[name] = module
         elif isinstance(module, nn.RNNBase) and not isinstance(module, Accelerated):
             left[name] = f"{type(module).__name__} is a class of its own"
-    seconds, difference = {}, None
-    if before is not None:
-        seconds, difference = compare(before, copy.deepcopy(model), example, rounds)
-    return Acceleration(replaced, left, seconds, difference)
+    return replaced, left
 
 
 def slow_down(module: nn.Module) -> None:
     """Give a module the class back that it came with."""
-    if isinstance(module, Accelerated):
+    if type(module) in KINDS.values():
         module.__class__ = module.torch_type  # type: ignore[assignment]
+    elif isinstance(module, Accelerated):
+        raise ValueError(
+            f"{type(module).__name__} was parametrized since: torch.nn.utils.parametrize.remove_parametrizations"
+        )
 
 
 def compare(before: nn.Module, after: nn.Module, example: Any, rounds: int) -> tuple[dict, float]:
     """The seconds of a call of each, interleaved, and how far their outputs are apart. Both models are used up."""
-    args = example if isinstance(example, tuple) else (example,)
+    args = _pytree.tree_map_only(Tensor, Tensor.detach, example if isinstance(example, tuple) else (example,))
     wants = before.training and any(p.requires_grad for p in before.parameters())
     calls: dict[str, Callable] = {"forward": forward} | ({"forward and backward": forward_backward} if wants else {})
     with torch.random.fork_rng(devices=[]):
@@ -184,7 +201,9 @@ def forward(model: nn.Module, args: tuple) -> list[Tensor]:
 def forward_backward(model: nn.Module, args: tuple) -> None:
     model.zero_grad()
     with torch.enable_grad():
-        sum(x.sum() for x in numbers_in(model(*args)) if x.requires_grad).backward()  # type: ignore[union-attr]
+        learned = [x.sum() for x in numbers_in(model(*args)) if x.requires_grad]
+        if learned:
+            torch.stack(learned).sum().backward()
 
 
 def numbers_in(answer: Any) -> list[Tensor]:

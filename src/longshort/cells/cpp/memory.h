@@ -10,7 +10,7 @@ namespace VARIANT {
 
 inline int64_t to16(int64_t n) { return (n + 15) / 16 * 16; }
 
-// W x W numbers, rows `from_row` apart, turned over.
+// W x W numbers turned over, in their registers.
 template <int S> struct Turn {
     template <int... at> struct List {};
     template <int n, int... at> struct Make : Make<n - 1, n - 1, at...> {};
@@ -53,7 +53,7 @@ inline float dot(const float* a, const float* b, int64_t n) {  // n whole vector
     return sum_of(sum);
 }
 inline float exp1(float x) { return exp(splat(x))[0]; }
-inline float max1(float a, float b) { return a > b ? a : b; }
+inline float max1(float a, float b) { return a > b || a != a ? a : b; }  // NaN stays
 
 // One head of one row: its chunk, in this thread's own room. Widths are whole vectors: K1, V1, L1.
 struct Chunk {
@@ -69,7 +69,7 @@ struct Chunk {
     static int64_t room(const Memory& s, bool backward) {
         const int64_t K1 = to16(s.K), V1 = to16(s.V), L1 = to16(s.L), more = backward;
         return L1 * (4 * K1 + V1 + 2 * L1) + (K1 > V1 ? K1 : V1) * L1 + K1 * (V1 + 1) + 14 * L1 + 64 +
-               more * (L1 * (L1 + 3 * V1 + 2 * K1) + 2 * K1 * (V1 + 1) + L1 * 2 * L1);
+               more * (L1 * (L1 + 3 * V1 + 2 * K1) + 2 * K1 * (V1 + 1));
     }
 
     Chunk(const Memory& s, float* p, bool backward) : s(s), K1(to16(s.K)), V1(to16(s.V)), L1(to16(s.L)) {

@@ -11,6 +11,7 @@
 namespace VARIANT {
 
 constexpr float NOTHING = -__builtin_inff();
+constexpr int64_t LINES = 256, TALL = 16 * ROWS;  // of a sum over rows and steps, at a time
 
 // Who does what: `teams` of `team` threads; the batch is dealt out to `groups`. An item is a head of a group.
 struct Plan {
@@ -524,8 +525,6 @@ template <class Cell> struct Backward : Layout<Cell> {
                     memset(it.dh + row * deep + outputs.begin, 0, size * 4);
     }
 
-    static constexpr int64_t LINES = 256, TALL = 16 * ROWS;  // of a sum over rows and steps, at a time
-
     // d R[g, n] = sum over rows and steps of d pre h_before^T; of a projection, of d h and what was projected.
     void weights(int64_t thread, int64_t threads) const {
         const int64_t G = Cell::G, H = s.H, P = s.P;
@@ -551,6 +550,7 @@ template <class Cell> struct Backward : Layout<Cell> {
     template <class Left, class Right>
     void outer(int64_t thread, int64_t threads, int64_t G, int64_t M, int64_t N, Left left, Right right, float* sum) const {
         const int64_t heights = ceil_div(G * M, TALL), jobs = s.N * heights;
+        if (!jobs) return;
         float* a = this->packed + thread * LINES * (TALL + (width > deep ? width : deep));
         float* b = a + LINES * TALL;
         const Range mine = part(jobs, thread, threads);
@@ -592,16 +592,12 @@ template <class Run, class Cell> void call(const Recurrence& s, bool backward) {
     run.width = whole(s.H), run.tiles = run.width / W, run.blocks = ceil_div(run.tiles, Cell::BESIDE);
     run.deep = whole(s.P), run.outputs = run.deep / W;
     const bool projects = Cell::PROJECTS && s.more, packs = backward || projects || s.T * s.B > 16;
-    // The most room that any number of threads can ask for: fewer may come than were asked for.
-    int64_t items = 0;
-    for (int64_t threads = 1; threads <= s.threads; threads++) {
-        const Plan p = plan_of(s, Cell::G, threads);
-        const int64_t need = p.items * (run.size_of(ceil_div(s.B, p.groups)) + 32);
-        items = need > items ? need : items;
-    }
+    // The most room that any plan can ask for, whatever number of threads comes: each group may have a row more.
+    const int64_t groups = least(s.B, s.threads);
+    const int64_t items = s.N * (run.size_of(s.B + groups) + groups * (run.width + 32));
     const int64_t wider = run.width > run.deep ? run.width : run.deep, steps = s.B * s.T * s.N;
     int64_t packed = packs ? s.N * (run.blocks * Cell::BESIDE * W) * run.deep * Cell::G : 0;
-    const int64_t sums = backward ? s.threads * 256 * (16 * ROWS + wider) : 0;
+    const int64_t sums = backward ? s.threads * LINES * (TALL + wider) : 0;
     packed = (sums > packed ? sums : packed) + 16;
     const int64_t projection = projects ? s.N * run.width * run.deep : 0;
     const int64_t order = s.B * 2 + 16, barriers = (s.threads + 1) * (int64_t)(sizeof(Barrier) / 4) + 16;
@@ -615,17 +611,18 @@ template <class Run, class Cell> void call(const Recurrence& s, bool backward) {
     run.d_recurrent = run.unprojected = p, run.d_projected = p + steps * s.H;
     for (int64_t i = 0; i <= s.threads; i++) run.barriers[i] = Barrier();
     sort_by_length(s, run.order);
-    struct Given { Run* run; int64_t asked; } given = {&run, s.threads};
+    // For a little work it takes longer to wake the others.
+    const int64_t threads = s.B * s.T * s.N * s.H * s.P * Cell::G < 200000 ? 1 : s.threads;
     run_parallel(
         [](void* data, int64_t thread, int64_t threads) {
-            Run mine = *((Given*)data)->run;
+            Run mine = *(Run*)data;
             mine.plan = plan_of(mine.s, Cell::G, threads);
             mine.rows = ceil_div(mine.s.B, mine.plan.groups);
             mine.small = mine.s.B * mine.s.N * mine.s.H * Cell::G / threads < 1 << 15;
             mine.item_size = (mine.size_of(mine.rows) + 15) / 16 * 16;
             mine.run(thread, threads);
         },
-        &given, s.threads);
+        &run, threads);
 }
 
 template <class Cell> void call(const Recurrence& s, int64_t backward) {

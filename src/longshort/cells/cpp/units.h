@@ -14,10 +14,10 @@ template <bool RELU> struct RNN {
     static constexpr bool APART = false;
     static constexpr bool PROJECTS = false;
 
-    static V step(const V* pre, V, V, V*, V*) { return RELU ? vmax(pre[0], V{}) : tanh(pre[0]); }
+    static V step(const V* pre, V, V, V*, V*) { return RELU ? vmax(V{}, pre[0]) : tanh(pre[0]); }
 
     static V back(const V*, const V*, V h, V, V dh, V*, V* d_pre, V*) {
-        d_pre[0] = RELU ? (h > V{} ? dh : V{}) : dh * (1.f - h * h);
+        d_pre[0] = RELU ? (h <= V{} ? V{} : dh) : dh * (1.f - h * h);
         return V{};
     }
 };
