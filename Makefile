@@ -28,6 +28,7 @@ format: $(VENV)/.dev
 # Peers live in an environment of their own: mlstm_kernels is not under an open licence, and no test needs them. Some ask
 # for packages that a CPU has no use for, so they come alone.
 bench: .venv-bench/.ready
+	$(PYTHON) build_native.py
 	PYTHONPATH=src .venv-bench/bin/python -W ignore benchmarks/speed.py --threads 2 --json benchmarks/speed.json --markdown docs/performance.md
 
 # Runs with any interpreter that has torch and pytest: make gpu-check PYTHON=python3. Installs nothing.
@@ -63,5 +64,4 @@ $(VENV)/.dev: $(VENV)/.run
 	.venv-bench/bin/pip install -q $(TORCH) numpy safetensors rich einops omegaconf packaging ninja onnx onnxruntime openvino
 	.venv-bench/bin/pip install -q $(TORCH) mlstm_kernels==2.0.6
 	.venv-bench/bin/pip install -q --no-deps xlstm==2.0.6 flashrnn==1.0.8
-	$(PYTHON) build_native.py
 	touch $@

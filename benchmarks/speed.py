@@ -8,135 +8,191 @@ machine's rate of float32 matrix products, the larger of torch's and our own, me
 """
 
 import argparse
-import json
-import os
 import platform
 import statistics
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
+import machine
 import torch
-from speed_cases import GROUPS, gradients_agree, peers_here
-from timing import Result, run, take_turns
+from speed_cases import GROUPS, MISSING, gradients_agree
+from timing import Result, run
 
-from longshort.cells import core, native
-from longshort.doctor import core_here, cpu_name
+from longshort.cells import core
+from longshort.files import write_atomically, write_json, write_text
+
+MEDIAN_AIMS = {("slstm", "forward"): 1.7, ("slstm", "forward+backward"): 2.2,
+               ("lstm", "forward"): 1.1, ("lstm", "forward+backward"): 1.4}  # fmt: skip
+LINEAR = 0.1  # how much the time per step may change with T
 
 
-def limits(threads: int) -> dict[str, float]:
-    """Float32 products (GF/s, by torch and by the core) and memory (GB/s, read and write)."""
-    a, b = torch.randn(2, 2048, 2048)
-    big = torch.empty(64 * 2**20)
-    calls = [lambda: a @ b, lambda: native.multiply(a, b), lambda: big.copy_(big.flip(0)[:1].expand_as(big))]
-    source = torch.ones_like(big)
-    calls[2] = lambda: big.copy_(source)
-    products, ours, copy = (statistics.median(each) for each in take_turns(calls, 1, 4.0))
-    return {
-        "torch's products, GF/s": 2 * 2048**3 / products / 1e9,
-        "the core's products, GF/s": 2 * 2048**3 / ours / 1e9,
-        "copy of 256 MiB, GB/s": 2 * 4 * big.numel() / copy / 1e9,
-        "threads": threads,
-    }
+def milliseconds(median: float, spread: tuple[float, float]) -> str:
+    return f"{1e3 * median:.3g} ({1e3 * spread[0]:.3g}–{1e3 * spread[1]:.3g})"
+
+
+def aim(result: Result) -> str:
+    wish = f", wish {result.wish:g}" if result.wish else ""
+    return f"{result.aim:g}{wish}" if result.aim else "–"
+
+
+def share(result: Result) -> str:
+    if result.share is None:
+        return "–"
+    wanted = f" (aim {result.wanted_share:.0%})" if result.wanted_share else ""
+    return f"{result.share:.0%} of {result.limit}{wanted}"
+
+
+def differ(result: Result) -> str:
+    return f"{max(result.differ.values()):.0e}" if result.differ else "–"
 
 
 def say(result: Result) -> str:
     """A line."""
-    line = f"{result.work:50} {1e3 * result.ours:9.3f} ms"
-    if result.ratio is not None:
-        line += f"  {result.ratio:6.2f} x {result.best}" + (f", aim {result.aim:g}" if result.aim else "")
+    line = f"{result.work:48} {milliseconds(result.ours, result.spread):24} ms"
+    if result.best:
+        theirs = milliseconds(result.theirs[result.best], result.their_spread[result.best])
+        line += f"  {result.ratio:6.2f} x {result.best} {theirs} (aim {aim(result)}), differ {differ(result)}"
     if result.share is not None:
-        line += f"  {result.share:.0%} of the limit" + (
-            f", aim {result.wanted_share:.0%}" if result.wanted_share else ""
-        )
+        line += f"  {share(result)}"
+    if result.kept is not None:
+        line += f"  keeps {result.kept / 2**20:.1f} MiB"
     return "  ".join([line, *result.notes]) + ("  LOST" if result.lost else "")
 
 
+# ---- what several cases say together ---------------------------------------------------------------------------------
+
+
+def medians(results: list[Result]) -> Iterator[tuple[str, bool]]:
+    """What the layers' aims are about, and whether it is under its aim."""
+    for (layer, direction), wanted in MEDIAN_AIMS.items():
+        ratios = [r.ratio for r in results if r.group == f"{layer}-layer" and r.work.endswith(f", {direction}")]
+        if ratios:
+            median = statistics.median(ratios)
+            text = f"{layer} layer, {direction}: median {median:.2f} (aim {wanted:g}), least {min(ratios):.2f}"
+            yield text, median < wanted
+
+
+def per_step(results: list[Result]) -> Iterator[tuple[str, bool]]:
+    """Time and memory per step at every length, and whether the time changes by more than it may."""
+    for cell in ("sLSTM", "mLSTM"):
+        mine = [r for r in results if r.group == "length" and r.work.startswith(cell)]
+        if mine:
+            times = [r.ours / r.steps / (mine[0].ours / mine[0].steps) for r in mine]
+            each = ", ".join(f"T {r.steps}: {x:.2f}" for r, x in zip(mine, times, strict=True))
+            kept = ", ".join(f"{r.kept / r.steps / 1024:.2f}" for r in mine)
+            far = any(abs(x - 1) > LINEAR for x in times)
+            verdict = f"{'not ' if far else ''}within {LINEAR:.0%}"
+            yield f"{cell}: time per step over that of the shortest, {each}, {verdict}; KiB kept per step {kept}", far
+
+
 # ---- the page --------------------------------------------------------------------------------------------------------
+
+READING = """Written by `make bench`, which runs all of it in one process. Every contender takes its turn in each round;
+times are medians with the fastest and the slowest, ratios are the fastest peer's median over ours: above 1 longshort is
+faster. What it **loses** is bold. A machine that others use too moves such ratios by 10 to 20 %; one that others keep
+busy makes them worthless, above all for short calls on as many threads as there are cores. Before a case is timed, its
+answers are compared with each peer's: *differ* is the largest difference, relative to the largest value. A peer is left
+out of a case, and named there, where a call takes over 10 s, or over 1 s and four times the fastest peer's.
+
+*Of the limit* is the rate of our matrix products over the fastest this machine was seen to do, torch's or the core's.
+Counted are the products alone: of a layer, `2 B T 4 D (D + D / heads)` forward; backward the input's once more and the
+recurrent one twice. Of the mLSTM, per chunk of L steps, `2 L² (K + V) / 2` within the chunk and `4 L K V` through C,
+with the L the core takes: 32 for heads of 64, else 64. A step of the mLSTM reads and writes C: its share is of what
+copying 256 MiB reaches, and passes 100 % where C stays in a cache."""
 
 
 def table(results: list[Result]) -> list[str]:
     """A group as a Markdown table."""
     lines = [
-        "| work | longshort, ms (fastest–slowest) | fastest peer, ms | ratio | aim | of the limit |",
-        "|---|---|---|---|---|---|",
+        "| work | longshort, ms | fastest peer, ms | ratio | aim | differ | of the limit |",
+        "|---|---|---|---|---|---|---|",
     ]
     for each in results:
-        low, high = (1e3 * x for x in each.spread)
-        theirs = f"{each.best}, {1e3 * each.theirs[each.best]:.3g}" if each.best else "–"
-        ratio = "–" if each.ratio is None else f"{each.ratio:.2f}"
-        aim = f"{each.aim:g}" if each.aim else "–"
-        share = "–" if each.share is None else f"{each.share:.0%}"
-        share += f" (aim {each.wanted_share:.0%})" if each.wanted_share else ""
+        ours, theirs, ratio = milliseconds(each.ours, each.spread), "–", "–"
+        if each.best:
+            theirs = f"{each.best}, {milliseconds(each.theirs[each.best], each.their_spread[each.best])}"
+            ratio = f"**{each.ratio:.2f}**" if each.lost else f"{each.ratio:.2f}"
         work = "; ".join([each.work, *each.notes])
-        ratio = f"**{ratio}**" if each.lost else ratio
-        lines.append(
-            f"| {work} | {1e3 * each.ours:.3g} ({low:.3g}–{high:.3g}) | {theirs} | {ratio} | {aim} | {share} |"
-        )
+        lines.append(f"| {work} | {ours} | {theirs} | {ratio} | {aim(each)} | {differ(each)} | {share(each)} |")
     return lines
 
 
-def medians(results: list[Result]) -> list[str]:
-    """What the layers' aims are about."""
-    lines = []
-    for layer in ("slstm", "lstm"):
-        for direction in ("forward", "forward+backward"):
-            ratios = [r.ratio for r in results if r.group == f"{layer}-layer" and r.work.endswith(f", {direction}")]
-            if ratios:
-                lines.append(f"{layer}, {direction}: median {statistics.median(ratios):.2f}, least {min(ratios):.2f}. ")
-    return lines
-
-
-def per_step(results: list[Result]) -> list[str]:
-    """Time per step at every length, over that at the shortest."""
-    lines = []
-    for cell in ("sLSTM", "mLSTM"):
-        each = [r.ours / r.steps for r in results if r.work.startswith(cell)]
-        lines.append(
-            f"{cell}: time per step over that of the shortest " + ", ".join(f"{x / each[0]:.2f}" for x in each) + ". "
-        )
+def head(found: dict, results: list[Result]) -> list[str]:
+    """What it is, how to read it, and the sum of it."""
+    rated, short = [r for r in results if r.ratio is not None], [r for r in results if r.short]
+    words = "; ".join(f"{name} {text}" for name, text in found["machine"].items())
+    peers = ", ".join(f"{name} {version}" for name, version in found["peers"].items())
+    limits = ", ".join(f"{name} {value:.0f}" for name, value in found["limits"].items())
+    lines = [
+        "# Speed on a CPU, beside every peer", "",
+        f"`{found['command']}` on {found['date']}, {found['threads']} threads, float32. Machine: {words}.", "",
+        f"Peers: {peers}.", "", READING, "",
+        f"**Of {len(rated)} comparisons longshort loses {sum(r.lost for r in rated)}**; {len(short)} cases fall short "
+        "of their aim.", "",
+        f"Limits measured in the same process: {limits}. {found['others']}".strip(),
+    ]  # fmt: skip
+    if found["missing"]:
+        lines += [
+            "",
+            "Could not be run: " + "; ".join(f"{name}, {why}" for name, why in found["missing"].items()) + ".",
+        ]
     return lines
 
 
 def page(found: dict) -> str:
     results = [Result(**each) for each in found["results"]]
-    rated = [r for r in results if r.ratio is not None]
-    lost, short = sum(r.lost for r in rated), sum(r.aim is not None and r.ratio < r.aim for r in rated)
-    peers = ", ".join(f"{name} {version}" for name, version in found["peers"].items() if name != "torch")
-    limits = ", ".join(f"{name} {value:.0f}" for name, value in found["limits"].items() if name != "threads")
-    lines = [
-        "# Speed on a CPU, beside every peer",
-        "",
-        f"`{found['command']}` on {found['date']}: {found['cpu']}, {found['limits']['threads']} threads, float32, torch",
-        f"{found['peers']['torch']}; the core: {found['core']}. Peers: {peers}.",
-        "",
-        "Written by `make bench`, which runs all of it in one process. Every contender takes its turn in each round;",
-        "figures are medians, ratios are the fastest peer's median over ours: above 1 longshort is faster, and what it",
-        "**loses** is bold. Machines that others use too move such ratios by 10 to 20 %.",
-        "",
-        f"Of {len(rated)} comparisons longshort loses {lost}; {short} fall short of their aim.",
-        "",
-        f"Limits measured in the same process: {limits}.",
-    ]
+    lines = head(found, results)
     for name, (_, title) in GROUPS.items():
         mine = [r for r in results if r.group == name or (name == "layers" and r.group.endswith("-layer"))]
         if mine:
             lines += ["", f"## {title}", "", *table(mine)]
-        if name == "layers" and mine:
-            lines += ["", "".join(medians(mine)).strip()]
-        if name == "length" and mine:
-            lines += ["", "".join(per_step(mine)).strip()]
-        if name == "mlstm" and found["gradients"]:
+        said = {"layers": medians, "length": per_step}.get(name, lambda _: ())(mine)
+        lines += [line for text, bad in said for line in ("", f"**{text}.**" if bad else f"{text}.")]
+        if name == "mlstm" and mine and found["gradients"]:
             lines += ["", "Gradients against `native_autograd`, the peer that autograd differentiates, relative norms:"]
             lines += ["", "| | dq | dk | dv | di | df |", "|---|---|---|---|---|---|", *found["gradients"]]
     return "\n".join(lines) + "\n"
 
 
-def write(path: Path, text: str) -> None:
-    """Whole or not at all."""
-    waiting = path.with_name(path.name + ".new")
-    waiting.write_text(text)
-    waiting.replace(path)
+# ---- the run ---------------------------------------------------------------------------------------------------------
+
+
+def measure(args: argparse.Namespace) -> dict:
+    """Everything, printed as it comes."""
+    everything = args.only == list(GROUPS) and not args.quick and args.threads == 2
+    given = "" if args.only == list(GROUPS) else f" --only {' '.join(args.only)}"
+    given += " --quick" * args.quick + f" --threads {args.threads}"
+    others = machine.Others()
+    limits, named = machine.limits(1.0 if args.quick else 4.0)
+    found = {
+        "command": "make bench" if everything else f"python benchmarks/speed.py{given}", "date": str(date.today()),
+        "threads": args.threads, "system": platform.platform(), "machine": machine.about(), "limits": named,
+        "peers": machine.peers(), "results": [], "gradients": [], "missing": MISSING, "together": [], "others": "",
+    }  # fmt: skip
+    for part in ("machine", "limits", "peers"):
+        for name, what in found[part].items():
+            print(f"{name}: {what if isinstance(what, str) else round(what)}", flush=True)
+    results = []
+    for name in args.only:
+        print(f"\n{GROUPS[name][1]}", flush=True)
+        for case in GROUPS[name][0](args.quick):
+            results.append(run(case, limits, args.budget / 10 if args.quick else args.budget))
+            print(say(results[-1]), flush=True)
+        if name == "mlstm":
+            found["gradients"] = gradients_agree()
+            print("gradients against native_autograd's: dq, dk, dv, di, df", *found["gradients"], sep="\n")
+    found["results"] = [asdict(result) for result in results]
+    found["together"] = [text for say_all in (medians, per_step) for text, _ in say_all(results)]
+    lost, short = sum(r.lost for r in results), sum(r.short for r in results)
+    print("", *found["together"], f"lost: {lost}; short of their aim: {short}", sep="\n")
+    if (taken := others.share()) is not None:
+        found["others"] = f"Other processes took {taken:.0%} of the machine meanwhile."
+    print(found["others"])
+    for name, why in MISSING.items():
+        print(f"could not be run: {name}, {why}")
+    return found
 
 
 def main() -> None:
@@ -152,22 +208,11 @@ def main() -> None:
     torch.manual_seed(0)
     if reason := core.missing():
         parser.error(reason)
-    found = {"command": "make bench", "date": str(date.today()), "cpu": cpu_name(), "system": platform.platform(),
-             "cores": os.cpu_count(), "core": core_here(), "peers": peers_here(), "limits": limits(args.threads),
-             "results": [], "gradients": []}  # fmt: skip
-    print(found["limits"], found["peers"], flush=True)
-    limit = 1e9 * max(value for name, value in found["limits"].items() if "GF/s" in name)
-    for name in args.only:
-        print(f"\n{GROUPS[name][1]}", flush=True)
-        for case in GROUPS[name][0](args.quick):
-            result = run(case, limit, args.budget / 10 if args.quick else args.budget)
-            found["results"].append(asdict(result))
-            print(say(result), flush=True)
-        if name == "mlstm":
-            found["gradients"] = gradients_agree()
-    for path, text in ((args.json, json.dumps(found, indent=1)), (args.markdown, page(found))):
-        if path:
-            write(path, text)
+    found = measure(args)
+    if args.json:
+        write_json(args.json, found)
+    if args.markdown:
+        write_atomically(args.markdown, lambda path: write_text(path, page(found)))
 
 
 if __name__ == "__main__":

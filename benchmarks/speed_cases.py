@@ -1,4 +1,4 @@
-"""What `speed.py` times: ours and the peers'. Peers run as black boxes; one that is not here is left out."""
+"""What `speed.py` times, ours and the peers'. Peers run as black boxes; those not here are told of and left out."""
 
 import functools
 import importlib
@@ -6,24 +6,29 @@ import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from importlib import metadata
 from typing import Any
 
 import torch
-from timing import Case, apart
+from timing import Case, apart, bytes_kept
 from torch import nn
 
 import longshort
 from longshort import functional
+from longshort.cells import native
 
 HEADS = 4
 
 
+MISSING: dict[str, str] = {}
+"""What of the peers could not be had, and why."""
+
+
 def found(module: str, name: str) -> Any:
-    """A peer's function, or None where it is not installed."""
+    """A peer's function, or None where it cannot be had."""
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, OSError, AttributeError, RuntimeError):
+    except Exception as error:  # whatever a stranger raises as it is imported
+        MISSING[f"{module}.{name}"] = f"{type(error).__name__}: {str(error)[:100]}"
         return None
 
 
@@ -39,9 +44,22 @@ def with_gradients(call: Callable[[], torch.Tensor], leaves: list[torch.Tensor],
     return lambda: torch.autograd.grad(call(), leaves, grad)
 
 
-def agreement(ours: Callable, theirs: Callable | None, seen: Callable = lambda y: y) -> Callable | None:
-    """How far the answers are apart; theirs as `seen` in our layout. None without a peer."""
-    return (lambda: apart(ours(), seen(theirs()))) if theirs else None
+Answer = Callable[[], torch.Tensor]
+
+
+def agreement(ours: Answer, theirs: dict[str, Answer], seen: Callable = lambda y: y) -> dict[str, Callable[[], float]]:
+    """How far each peer's answer is from ours; theirs as `seen` in our layout."""
+
+    def difference(their: Answer) -> float:
+        with torch.no_grad():
+            return apart(seen(their()), ours())
+
+    return {name: functools.partial(difference, each) for name, each in theirs.items()}
+
+
+def gradients_apart(ours: Callable, theirs: Callable) -> float:
+    """The same of gradients in the same order and layout: the worst of them."""
+    return max(apart(b, a) for a, b in zip(ours(), theirs(), strict=True))
 
 
 # ---- the sLSTM cell --------------------------------------------------------------------------------------------------
@@ -76,59 +94,60 @@ def slstm_cells(quick: bool) -> Iterator[Case]:
     T = 256
     for D, B in [(128, 1), (128, 16), (128, 64), (256, 16), (512, 1), (512, 16), (512, 64)][: 1 if quick else None]:
         H = D // HEADS
-        x, R = (
-            torch.randn(B, T, 4, HEADS, H, requires_grad=True),
-            (torch.randn(4, HEADS, H, H) * H**-0.5 / 2).requires_grad_(),
-        )
-        grad, operations = torch.randn(B, T, HEADS, H), 2.0 * B * T * 4 * HEADS * H * H
+        x = torch.randn(B, T, 4, HEADS, H, requires_grad=True)
+        R = (torch.randn(4, HEADS, H, H) * H**-0.5 / 2).requires_grad_()
+        grad, forward_operations = torch.randn(B, T, HEADS, H), 2.0 * B * T * 4 * HEADS * H * H
         ours = lambda x=x, R=R: functional.slstm(x, R, kernel="native")[0]  # noqa: E731
+        free, learning = without_gradients(ours), with_gradients(ours, [x, R], grad)
+        both = {"operations": 3 * forward_operations}  # R h, and backwards dh and dR
         shape = f"D {D}, B {B}, T {T}"
-        theirs = flashrnn_slstm(x, R)
-        peers = {"flashrnn vanilla_fwbw": with_gradients(theirs, [x, R], grad)} if theirs else {}
-        agree = agreement(ours, theirs)
+        peers, same = {}, {}
+        if theirs := flashrnn_slstm(x, R):
+            name = "flashrnn vanilla_fwbw"
+            peers = {name: with_gradients(theirs, [x, R], grad)}
+            same = {f"{name}, h": agreement(ours, {name: theirs})[name],
+                    f"{name}, gradients": functools.partial(gradients_apart, learning, peers[name])}  # fmt: skip
         aim = 9.0 if B == 64 else 15.0
-        yield Case("slstm-cell", f"{shape}, forward+backward", with_gradients(ours, [x, R], grad), peers, aim, agree)
-        if (D, B) == (512, 64):
-            free = without_gradients(functional.slstm, x, R, kernel="native")
-            yield Case("slstm-cell", f"{shape}, forward", free, {}, operations=operations, share=0.55)
+        yield Case("slstm-cell", f"{shape}, forward+backward", learning, peers, aim, same, **both)
         if D == 128 and B < 64 and (made := xlstm_slstm(x, R)):
             call, weight = made
-            agree = agreement(ours, call)
-            free = without_gradients(functional.slstm, x, R, kernel="native")
-            yield Case("slstm-cell", f"{shape}, forward", free, {"xlstm vanilla": without_gradients(call)}, 30.0, agree)
-            slow = with_gradients(call, [x, weight], grad)
-            yield Case("slstm-cell", f"{shape}, forward+backward", with_gradients(ours, [x, R], grad),
-                       {"xlstm vanilla": slow}, 100.0, agree)  # fmt: skip
+            peers, same = {"xlstm vanilla": without_gradients(call)}, agreement(ours, {"xlstm vanilla": call})
+            yield Case("slstm-cell", f"{shape}, forward", free, peers, 30.0, same, operations=forward_operations)
+            slow = {"xlstm vanilla": with_gradients(call, [x, weight], grad)}
+            yield Case("slstm-cell", f"{shape}, forward+backward", learning, slow, 100.0, same, **both)
+        else:
+            share = 0.55 if (D, B) == (512, 64) else None
+            yield Case("slstm-cell", f"{shape}, forward", free, {}, operations=forward_operations, share=share)
 
 
 # ---- layers beside nn.LSTM -------------------------------------------------------------------------------------------
 
 
 def layers(quick: bool) -> Iterator[Case]:
+    """The LSTM computes what `nn.LSTM` does. The sLSTM is another cell, of the same widths: nothing to agree with."""
     shapes = list(itertools.product((128, 256, 512), (1, 16, 64), (256, 1024)))
     for D, B, T in shapes[:1] if quick else shapes:
         x, grad = torch.randn(B, T, D), torch.randn(B, T, D)
         theirs = nn.LSTM(D, D, batch_first=True)
         lstm = longshort.LSTM.from_torch(theirs)
-        agree = agreement(functools.partial(first_of, lstm, x), functools.partial(first_of, theirs, x))
         slstm = longshort.sLSTM(D, D, num_heads=HEADS, batch_first=True)
-        for name, ours, aims in (("sLSTM", slstm, (1.0, 1.0)), ("LSTM", lstm, (0.9, 0.9) if B > 1 else (1.3, 1.3))):
-            for direction, aim in zip(("forward", "forward+backward"), aims, strict=True):
-                call = without_gradients if direction == "forward" else learning
-                given = gradient(direction, grad)
-                work = f"{name}, D {D}, B {B}, T {T}, {direction}"
-                peers = {"nn.LSTM": call(theirs, x, **given)}
-                case = Case(f"{name.lower()}-layer", work, call(ours, x, **given), peers, aim, steps=T)
-                case.agree = agree if name == "LSTM" else None
+        for name, ours, aim in (("sLSTM", slstm, 1.0), ("LSTM", lstm, 0.9 if B > 1 else 1.3)):
+            inputs, recurrent = 2.0 * B * T * 4 * D * D, 2.0 * B * T * 4 * D * D / (HEADS if name == "sLSTM" else 1)
+            for direction in ("forward", "forward+backward"):
+                learns = direction != "forward"
+                call = functools.partial(learning, grad=grad) if learns else without_gradients
+                calls = call(ours, x), call(theirs, x)
+                case = Case(f"{name.lower()}-layer", f"{name}, D {D}, B {B}, T {T}, {direction}", calls[0],
+                            {"nn.LSTM": calls[1]}, aim, steps=T)  # fmt: skip
+                # Backwards the input's product comes once more, for dW, and the recurrent one twice, for dh and dR.
+                case.operations = 2 * inputs + 3 * recurrent if learns else inputs + recurrent
+                if name == "LSTM":
+                    case.same = {"nn.LSTM": functools.partial(gradients_apart if learns else outputs_apart, *calls)}
                 yield case
 
 
-def first_of(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    return layer(x)[0]
-
-
-def gradient(direction: str, grad: torch.Tensor) -> dict[str, torch.Tensor]:
-    return {"grad": grad} if direction == "forward+backward" else {}
+def outputs_apart(ours: Callable, theirs: Callable) -> float:
+    return apart(theirs()[0], ours()[0])
 
 
 def learning(layer: nn.Module, x: torch.Tensor, grad: torch.Tensor) -> Callable:
@@ -142,15 +161,9 @@ def inference(quick: bool) -> Iterator[Case]:
     for D, B in list(itertools.product((128, 256, 512), (1, 16)))[: 1 if quick else None]:
         layer, x = longshort.LSTM(D, D, batch_first=True), torch.randn(B, T, D)
         peers = runtimes(layer, x)
-        want = layer(x)[0].detach()
-        if not peers:
-            return
-        agree = functools.partial(furthest, peers, want)
-        yield Case("lstm-inference", f"D {D}, B {B}, T {T}, forward", without_gradients(layer, x), peers, 1.0, agree)
-
-
-def furthest(peers: dict[str, Callable], want: torch.Tensor) -> float:
-    return max(apart(torch.as_tensor(run()), want) for run in peers.values())
+        same = agreement(lambda layer=layer, x=x: layer(x)[0], peers, torch.as_tensor)
+        yield Case("lstm-inference", f"D {D}, B {B}, T {T}, forward", without_gradients(layer, x), peers, 1.0, same,
+                   operations=2.0 * B * T * 8 * D * D, rest=0.05)  # fmt: skip
 
 
 def runtimes(layer: longshort.LSTM, x: torch.Tensor) -> dict[str, Callable]:
@@ -181,7 +194,6 @@ def runtimes(layer: longshort.LSTM, x: torch.Tensor) -> dict[str, Callable]:
     if runtime:
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # the others want the cores too
         session = runtime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         peers["onnxruntime"] = lambda: batch_first(session.run(None, {"x": time_first})[0])
     if openvino:
@@ -198,11 +210,14 @@ def runtimes(layer: longshort.LSTM, x: torch.Tensor) -> dict[str, Callable]:
 
 
 def chunkwise_peers() -> dict[str, Callable]:
-    names, get = (
-        found("mlstm_kernels.torch", "get_available_mlstm_kernels"),
-        found("mlstm_kernels.torch", "get_mlstm_kernel"),
-    )
-    return {n.split("--")[1]: get(n) for n in names() if n.startswith("chunkwise--native")} if names else {}
+    names, get = (found("mlstm_kernels.torch", name) for name in ("get_available_mlstm_kernels", "get_mlstm_kernel"))
+    return {n.split("--")[1]: get(n) for n in names() if n.startswith("chunkwise--native")} if names and get else {}
+
+
+def mlstm_operations(B: int, T: int, H: int) -> float:
+    """Operations of our forward: the half of q k^T and of its product with v that a chunk needs, C read and written."""
+    L = native.SHORT_CHUNK if H <= 64 else 64  # the chunk that the core takes
+    return B * HEADS * T / L * (2 * L * L * (H + H) / 2 + 4 * L * H * H)
 
 
 def mlstms(quick: bool) -> Iterator[Case]:
@@ -211,25 +226,23 @@ def mlstms(quick: bool) -> Iterator[Case]:
         q, k, v, grad = (torch.randn(B, T, HEADS, H) for _ in range(4))
         ours = [x.requires_grad_() for x in (q, k, v, torch.randn(B, T, HEADS), torch.randn(B, T, HEADS) + 3)]
         heads_first = [x.detach().transpose(1, 2).contiguous().requires_grad_() for x in ours]
-        chunks, long = (32, 64) if T == 8192 else (32, 64, 128), T == 8192
         call = lambda ours=ours: functional.mlstm(*ours, kernel="native")[0]  # noqa: E731
         peers = {
             f"{name}, chunk {L}": functools.partial(peer_mlstm, peer, heads_first, L)
-            for (name, peer), L in itertools.product(chunkwise_peers().items(), chunks)
+            for (name, peer), L in itertools.product(chunkwise_peers().items(), (64,) if quick else (32, 64, 128))
         }
-        agree = agreement(call, next(iter(peers.values()), None), lambda y: y.transpose(1, 2))
-        # Per chunk of 64: within it half of q k^T and of its product with v; C read and written whole.
-        operations = B * HEADS * T / 64 * (64 * 64 * 2 * H + 4 * 64 * H * H)
-        shape, small = f"heads of {H}, B {B}, T {T}", H == 64
-        aim = 6.0 if small else 3.5 if T == 512 else 5.0
-        yield Case("mlstm", f"{shape}, forward", without_gradients(functional.mlstm, *ours, kernel="native"),
-                   {n: without_gradients(p) for n, p in peers.items()}, aim, agree, operations,
-                   None if small or T == 512 else 0.55)  # fmt: skip
+        same = agreement(call, peers, lambda y: y.transpose(1, 2))
+        shape, small, short = f"heads of {H}, B {B}, T {T}", H == 64, T == 512
+        free = {name: without_gradients(peer) for name, peer in peers.items()}
+        case = Case("mlstm", f"{shape}, forward", without_gradients(call), free, 3.5 if short else 5.0, same)
+        case.operations, case.share = mlstm_operations(B, T, H), None if small or short else 0.55
+        if small:
+            case.aim, case.wish = 6.0, 10.0
+        yield case
         turned = grad.transpose(1, 2).contiguous()
-        # The kernel that autograd differentiates takes over 10 s a call at T 8192.
-        slow = {n: with_gradients(p, heads_first, turned) for n, p in peers.items() if not (long and "autograd" in n)}
-        aim = 3.5 if small or T > 512 else 2.7
-        yield Case("mlstm", f"{shape}, forward+backward", with_gradients(call, ours, grad), slow, aim, agree)
+        slow = {name: with_gradients(peer, heads_first, turned) for name, peer in peers.items()}
+        aim, wish = 2.7 if short and not small else 3.5, 7.0 if small else None
+        yield Case("mlstm", f"{shape}, forward+backward", with_gradients(call, ours, grad), slow, aim, same, wish=wish)
 
 
 def peer_mlstm(peer: Callable, inputs: list[torch.Tensor], chunk_size: int) -> torch.Tensor:
@@ -262,29 +275,29 @@ def steps(quick: bool) -> Iterator[Case]:
         ours = without_gradients(functional.mlstm_step, q, k, v, i, f, state)
         given = dict(q=q, k=k, v=v, i=i[..., None], f=f[..., None], c=C, n=n, m=m[..., None])
         theirs = without_gradients(peer, **given) if peer else None
-        agree = agreement(lambda ours=ours: ours()[0], theirs, lambda y, v=v: y[0].view_as(v))
         peers = {"recurrent step": theirs} if theirs else {}
-        yield Case("mlstm-step", f"heads of {H}, B {B}, one step", ours, peers, 9.0, agree, block=200)
+        same = agreement(lambda ours=ours: ours()[0], peers, lambda y, v=v: y[0].view_as(v))
+        yield Case("mlstm-step", f"heads of {H}, B {B}, one step", ours, peers, 9.0, same, block=200,
+                   moved=2.0 * C.numel() * C.element_size())  # fmt: skip
 
 
 # ---- linear in time --------------------------------------------------------------------------------------------------
 
 
 def lengths(quick: bool) -> Iterator[Case]:
-    D = 128
-    for T in (1024, 4096) if quick else (1024, 4096, 16384, 65536):
-        x, R = torch.randn(1, T, 4, HEADS, D // HEADS, requires_grad=True), torch.randn(4, HEADS, 32, 32) * 0.1
-        grad = torch.randn(1, T, HEADS, D // HEADS)
-        call = lambda x=x, R=R: functional.slstm(x, R, kernel="native")[0]  # noqa: E731
-        yield Case(
-            "length", f"sLSTM, D {D}, B 1, T {T}, forward+backward", with_gradients(call, [x], grad), {}, steps=T
-        )
-        ours = [torch.randn(1, T, HEADS, 32, requires_grad=True) for _ in range(3)]
-        ours += [torch.randn(1, T, HEADS, requires_grad=True) for _ in range(2)]
-        call = lambda ours=ours: functional.mlstm(*ours, kernel="native")[0]  # noqa: E731
-        yield Case(
-            "length", f"mLSTM, D {D}, B 1, T {T}, forward+backward", with_gradients(call, ours, grad), {}, steps=T
-        )
+    D, H = 128, 128 // HEADS
+    R = (torch.randn(4, HEADS, H, H) * 0.1).requires_grad_()
+    for cell, T in itertools.product(("sLSTM", "mLSTM"), (1024, 4096) if quick else (1024, 4096, 16384, 65536)):
+        if cell == "sLSTM":
+            inputs = [torch.randn(1, T, 4, HEADS, H, requires_grad=True), R]
+            call = lambda inputs=inputs: functional.slstm(*inputs, kernel="native")[0]  # noqa: E731
+        else:
+            inputs = [torch.randn(1, T, HEADS, H, requires_grad=True) for _ in range(3)]
+            inputs += [torch.randn(1, T, HEADS, requires_grad=True) for _ in range(2)]
+            call = lambda inputs=inputs: functional.mlstm(*inputs, kernel="native")[0]  # noqa: E731
+        ours = with_gradients(call, inputs, torch.randn(1, T, HEADS, H))
+        yield Case("length", f"{cell}, D {D}, B 1, T {T}, forward+backward", ours, {}, steps=T,
+                   kept=functools.partial(bytes_kept, call))  # fmt: skip
 
 
 GROUPS = {
@@ -295,14 +308,3 @@ GROUPS = {
     "length": (lengths, "Linear in time"),
     "lstm-inference": (inference, "LSTM inference beside deployment runtimes"),
 }
-
-
-def peers_here() -> dict[str, str]:
-    """The peers and their versions."""
-    versions = {}
-    for name in ("flashrnn", "mlstm_kernels", "onnxruntime", "openvino", "torch", "xlstm"):
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions

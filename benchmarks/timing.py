@@ -4,8 +4,21 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
+
+LONG, SLOWER = 10.0, 4.0  # seconds of a call, and times the fastest peer's, over which a peer is not timed further
+SAME = 1e-3  # the largest difference between answers that are called the same
+
+
+class Limits(NamedTuple):
+    """What this machine reaches."""
+
+    products: float
+    """Float32 operations a second in matrix products."""
+    copying: float
+    """Bytes a second, read and written."""
 
 
 @dataclass
@@ -19,16 +32,24 @@ class Case:
     theirs: dict[str, Callable[[], object]]
     aim: float | None = None
     """The least ratio wanted, theirs over ours."""
-    agree: Callable[[], float] | None = None
-    """The largest difference between the answers, relative to the largest answer."""
+    same: dict[str, Callable[[], float]] = field(default_factory=dict)
+    """For each peer, the largest difference between the answers, relative to the largest answer."""
     operations: float = 0.0
-    """Floating-point operations of ours, for the share of the machine's limit; 0: not of interest."""
+    """Floating-point operations of our matrix products, for the share of the machine's limit; 0: not of interest."""
     share: float | None = None
     """The least share of the limit wanted."""
     block: int = 1
     """Calls a timing takes: several where one is over in microseconds."""
     steps: int = 1
     """Time steps of a call."""
+    moved: float = 0.0
+    """Bytes that ours reads and writes, where memory is the limit and not products."""
+    kept: Callable[[], int] | None = None
+    """Bytes that ours keeps from the forward for the backward."""
+    wish: float | None = None
+    """The ratio hoped for beyond the aim."""
+    rest: float = 0.0
+    """Seconds of rest and a call before each timing: where contenders have threads of their own, which spin a while."""
 
 
 @dataclass
@@ -42,20 +63,40 @@ class Result:
     spread: tuple[float, float]
     """The fastest and the slowest."""
     theirs: dict[str, float]
+    their_spread: dict[str, tuple[float, float]]
+    rounds: int
+    left_out: dict[str, str]
+    """Peers that are here and were not timed, and why."""
     ratio: float | None
     """The fastest of theirs over ours, of medians; above 1 ours is faster."""
     best: str | None
     aim: float | None
-    agree: float | None
+    wish: float | None
+    differ: dict[str, float]
+    """How far each peer's answer is from ours."""
     share: float | None
-    """Of the machine's matrix-product limit."""
+    """Of the machine's limit."""
+    limit: str | None
+    """Which limit."""
     wanted_share: float | None
     steps: int
-    notes: list[str] = field(default_factory=list)
+    kept: int | None
 
     @property
     def lost(self) -> bool:
         return self.ratio is not None and self.ratio < 1
+
+    @property
+    def short(self) -> bool:
+        """Under its aim, of the ratio or of the share."""
+        slow = self.ratio is not None and self.aim is not None and self.ratio < self.aim
+        return slow or (self.share is not None and self.wanted_share is not None and self.share < self.wanted_share)
+
+    @property
+    def notes(self) -> list[str]:
+        """What must not be silent."""
+        apart = [f"{name} DISAGREES by {x:.0e}" for name, x in self.differ.items() if not x < SAME]
+        return apart + [f"left out: {name} ({why})" for name, why in self.left_out.items()]
 
 
 def seconds(call: Callable[[], object], block: int) -> float:
@@ -65,34 +106,84 @@ def seconds(call: Callable[[], object], block: int) -> float:
     return (time.perf_counter() - began) / block
 
 
-def take_turns(calls: list[Callable[[], object]], block: int, budget: float) -> list[list[float]]:
+def take_turns(
+    calls: dict[str, Callable[[], object]], block: int, budget: float, rest: float = 0.0
+) -> dict[str, list[float]]:
     """Seconds of every call, in rounds of one each, the order turned around from round to round: 3 to 15 rounds."""
-    once = [seconds(call, 1) for call in calls]
-    once = [seconds(call, block) for call in calls]
-    rounds = max(3, min(15, int(budget / max(sum(once) * block, 1e-9))))
-    times: list[list[float]] = [[] for _ in calls]
-    order = list(range(len(calls)))
+    once = {name: seconds(call, block) for name, call in calls.items()}
+    rounds = max(3, min(15, int(budget / max(sum(once.values()) * block, 1e-9))))
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    order = list(calls)
     for _ in range(rounds):
-        for at in order:
-            times[at].append(seconds(calls[at], block))
+        for name in order:
+            if rest:
+                time.sleep(rest)
+                calls[name]()
+            times[name].append(seconds(calls[name], block))
         order.reverse()
     return times
 
 
-def run(case: Case, limit: float, budget: float) -> Result:
+def first_calls(theirs: dict[str, Callable[[], object]]) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
+    """The peers to be timed, and for the others why not: they raise, or are so slow that they cannot be the fastest."""
+    took, why = {}, {}
+    for name, call in theirs.items():
+        try:
+            took[name] = seconds(call, 1)
+        except Exception as error:  # whatever a stranger raises
+            why[name] = f"raises {type(error).__name__}: {str(error)[:100]}"
+    fastest = min(took, key=took.__getitem__, default=None)
+    for name, each in took.items():
+        if name != fastest and (each > LONG or each > max(1.0, SLOWER * took[fastest])):
+            why[name] = f"{each:.1f} s in its first call"
+    return {name: call for name, call in theirs.items() if name not in why}, why
+
+
+def differences(same: dict[str, Callable[[], float]]) -> dict[str, float]:
+    """How far each peer's answer is from ours; one that raises is told of by `first_calls`."""
+    found = {}
+    for name, difference in same.items():
+        try:
+            found[name] = difference()
+        except Exception:
+            continue
+    return found
+
+
+def run(case: Case, limits: Limits, budget: float) -> Result:
     """Check that the answers agree, and time."""
-    agree = case.agree() if case.agree else None
-    times = take_turns([case.ours, *case.theirs.values()], case.block, budget)
-    ours, *theirs = (statistics.median(each) for each in times)
-    named = dict(zip(case.theirs, theirs, strict=True))
-    best = min(named, key=named.__getitem__) if named else None
-    notes = [f"the answers DISAGREE by {agree:.0e}"] if agree is not None and not agree < 1e-3 else []
+    differ = differences(case.same)
+    theirs, left_out = first_calls(case.theirs)
+    times = take_turns({"": case.ours} | theirs, case.block, budget, case.rest)
+    medians = {name: statistics.median(each) for name, each in times.items()}
+    spread = {name: (min(each), max(each)) for name, each in times.items()}
+    ours, rounds = medians.pop(""), len(times[""])
+    best = min(medians, key=medians.__getitem__, default=None)
+    share, limit = None, None
+    if case.operations:
+        share, limit = case.operations / ours / limits.products, "products"
+    elif case.moved:
+        share, limit = case.moved / ours / limits.copying, "copying"
     return Result(
-        case.group, case.work, ours, (min(times[0]), max(times[0])), named, named[best] / ours if best else None, best,
-        case.aim, agree, case.operations / ours / limit if case.operations else None, case.share, case.steps, notes,
+        case.group, case.work, ours, spread.pop(""), medians, spread, rounds, left_out,
+        medians[best] / ours if best else None, best, case.aim, case.wish, differ, share, limit, case.share,
+        case.steps, case.kept() if case.kept else None,
     )  # fmt: skip
 
 
 def apart(a: torch.Tensor, b: torch.Tensor) -> float:
     """The largest difference, relative to the largest value."""
     return ((a - b).abs().max() / b.abs().max()).item()
+
+
+def bytes_kept(call: Callable[[], object]) -> int:
+    """Bytes of the tensors that autograd keeps of a call, its inputs among them, each counted once."""
+    sizes: dict[int, int] = {}
+
+    def pack(x: torch.Tensor) -> torch.Tensor:
+        sizes[x.data_ptr()] = max(sizes.get(x.data_ptr(), 0), x.numel() * x.element_size())
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        call()
+    return sum(sizes.values())

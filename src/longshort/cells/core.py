@@ -11,7 +11,7 @@ import weakref
 from functools import cache
 from glob import glob
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -246,12 +246,8 @@ def room(*shape: int) -> Tensor:
     return flat.resize_(shape)  # no view: what an autograd.Function gives must not be one, to be written to later
 
 
-@overload
-def contiguous(x: Tensor) -> Tensor: ...
-@overload
-def contiguous(x: Tensor | None) -> Tensor | None: ...
-def contiguous(x):
-    """`x` as it stands in memory; a negative view's numbers are turned first."""
+def contiguous(x: Any) -> Any:
+    """A tensor, or None, as it stands in memory; a negative view's numbers are turned first."""
     return None if x is None else x.resolve_neg().contiguous()
 
 
