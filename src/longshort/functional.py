@@ -19,7 +19,7 @@ from longshort.cells.lstm import GATES, LSTMState, lstm_start
 from longshort.cells.mlstm import MLSTMState, mlstm_start
 from longshort.cells.rnn import NONLINEARITIES, RNNState, rnn_start
 from longshort.cells.slstm import FORGET, SLSTMState, slstm_start
-from longshort.kernels import KERNELS, check_name, choose, under_transform
+from longshort.kernels import KERNELS, check_name, choose, seen_by_a_mode, under_transform
 from longshort.operators import call_operator, check_within, run_cell
 from longshort.shapes import Bool, Float, Int
 
@@ -242,7 +242,7 @@ def at_once(kernel: str) -> bool:
     """Whether one step may go straight to the C++ core, as far as the tensors allow."""
     if kernel not in ("auto", "native") or WATCHING.lists or torch.compiler.is_compiling() or under_transform():
         return False
-    return not torch.jit.is_tracing() and core.missing() is None  # type: ignore[attr-defined]
+    return not seen_by_a_mode() and not torch.jit.is_tracing() and core.missing() is None  # type: ignore[attr-defined]
 
 
 def rnn_step(x_pre: Float[Tensor, "B N H"], R, state: RNNState | None = None, *, reset=None, **options):

@@ -55,16 +55,21 @@ class Kernel:
             return f"it needs the package {self.needs}, which is not installed"
         if reason := self.missing():
             return reason
+        if self.device is not None and seen_by_a_mode():
+            return "a mode that records operators cannot look inside it"
         if not self.transforms and under_transform():
             return "vmap, jvp and other transforms of functions cannot look inside it"
         return None
 
 
 def under_transform() -> bool:
-    """Whether a functorch transform, forward-mode differentiation or a mode that sees every operator is at work."""
-    if torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0:
-        return True
-    return torch._C._len_torch_dispatch_stack() > 0  # make_fx, FakeTensorMode and their like
+    """Whether a functorch transform or forward-mode differentiation is at work."""
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
+def seen_by_a_mode() -> bool:
+    """Whether a mode sees every operator, as `make_fx` and `FakeTensorMode` do: what no operator does passes it by."""
+    return torch._C._len_torch_dispatch_stack() > 0
 
 
 def in_cpp(cell: str) -> Kernel:
