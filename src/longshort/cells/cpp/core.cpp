@@ -71,7 +71,6 @@ static void gomp_entry(void* data) {
     const Region* region = (const Region*)data;
     region->body(region->data, thread_number(), thread_count());
 }
-static void kmp_entry(int32_t*, int32_t*, ...) ;
 static void kmp_entry(int32_t* global, int32_t* bound, ...) {
     __builtin_va_list rest;
     __builtin_va_start(rest, bound);

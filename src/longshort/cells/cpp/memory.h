@@ -8,39 +8,8 @@
 
 namespace VARIANT {
 
-inline int64_t to16(int64_t n) { return (n + 15) / 16 * 16; }
-
-// W x W numbers turned over, in their registers.
-template <int S> struct Turn {
-    template <int... at> struct List {};
-    template <int n, int... at> struct Make : Make<n - 1, n - 1, at...> {};
-    template <int... at> struct Make<0, at...> { typedef List<at...> type; };
-    template <int... at> static void swap(V& a, V& b, List<at...>) {
-        const V low = SHUFFLE(a, b, ((at & S) ? W + at - S : at)...);
-        b = SHUFFLE(a, b, ((at & S) ? W + at : at + S)...);
-        a = low;
-    }
-    static void all(V* x) {
-        typename Make<W>::type lanes;
-        for (int i = 0; i < W; i++)
-            if (!(i & S)) swap(x[i], x[i + S], lanes);
-        Turn<S / 2>::all(x);
-    }
-};
-template <> struct Turn<0> {
-    static void all(V*) {}
-};
-
-// to (columns x rows) = from (rows x columns); `columns` whole vectors, rows filled up to 16 with 0.
-inline void transpose(const float* from, int64_t from_row, int64_t rows, int64_t columns, float* to, int64_t to_row) {
-    for (int64_t i = 0; i < to16(rows); i += W)
-        for (int64_t j = 0; j < columns; j += W) {
-            V x[W];
-            for (int r = 0; r < W; r++) x[r] = i + r < rows ? load(from + (i + r) * from_row + j) : V{};
-            Turn<W / 2>::all(x);
-            for (int r = 0; r < W; r++) store(to + (j + r) * to_row + i, x[r]);
-        }
-}
+// The last floor of the denominator: far below rounding, it turns 0/0 into 0. The square of float32's epsilon.
+constexpr float LEAST_FLOOR = 1.1920929e-07f * 1.1920929e-07f;
 
 inline float sum_of(V x) {
     float y = 0;
@@ -52,6 +21,7 @@ inline float dot(const float* a, const float* b, int64_t n) {  // n whole vector
     for (int64_t j = 0; j < n; j += W) sum += load(a + j) * load(b + j);
     return sum_of(sum);
 }
+inline V floor_of(V m) { return vmax(exp(-m), splat(LEAST_FLOOR)); }
 inline float exp1(float x) { return exp(splat(x))[0]; }
 inline float max1(float a, float b) { return a > b || a != a ? a : b; }  // NaN stays
 
@@ -62,20 +32,20 @@ struct Chunk {
     // Of the chunk: q over sqrt K; the same times `read`; k; k times `write`; v; and what they make.
     float *q, *q_read, *k, *k_write, *v, *turned, *S, *weight, *C, *N1;
     float *log_f, *slope, *i, *decay, *m, *read, *write, *den, *bound;
-    float m_start, carry;
+    float m_start, carry, scale = 1.f / __builtin_sqrtf((float)s.K);
     // Backward.
     float *dS, *dnum, *dq, *dk, *dv, *dC, *dn, *turned_C, *h, *dden, *dread, *dwrite, *passing;
 
     static int64_t room(const Memory& s, bool backward) {
         const int64_t K1 = to16(s.K), V1 = to16(s.V), L1 = to16(s.L), more = backward;
-        return L1 * (4 * K1 + V1 + 2 * L1) + (K1 > V1 ? K1 : V1) * L1 + K1 * (V1 + 1) + 14 * L1 + 64 +
+        return L1 * (4 * K1 + V1 + 2 * L1) + most_of(K1, V1) * L1 + K1 * (V1 + 1) + 14 * L1 + 64 +
                more * (L1 * (L1 + 3 * V1 + 2 * K1) + 2 * K1 * (V1 + 1));
     }
 
     Chunk(const Memory& s, float* p, bool backward) : s(s), K1(to16(s.K)), V1(to16(s.V)), L1(to16(s.L)) {
         auto take = [&](float*& x, int64_t size) { x = p, p += size; };
         take(q, L1 * K1), take(q_read, L1 * K1), take(k, L1 * K1), take(k_write, L1 * K1), take(v, L1 * V1);
-        take(turned, (K1 > V1 ? K1 : V1) * L1), take(S, L1 * L1), take(weight, L1 * L1), take(C, K1 * V1);
+        take(turned, most_of(K1, V1) * L1), take(S, L1 * L1), take(weight, L1 * L1), take(C, K1 * V1);
         take(N1, K1);
         float** rows[] = {&log_f, &slope, &i, &decay, &m, &read, &write, &den, &bound, &dden, &dread, &dwrite, &passing};
         for (float** row : rows) take(*row, L1);
@@ -109,7 +79,6 @@ struct Chunk {
 
     // Steps t0 .. t0 + l of the inputs.
     void take_in(int64_t t0, int64_t l) {
-        const float scale = 1.f / __builtin_sqrtf((float)s.K);
         copy(q, K1, s.q + b * s.q_b + t0 * s.q_t + n * s.q_n, s.q_t, l, s.K, scale);
         copy(k, K1, s.k + b * s.k_b + t0 * s.k_t + n * s.k_n, s.k_t, l, s.K, 1);
         copy(v, V1, s.v + b * s.v_b + t0 * s.v_t + n * s.v_n, s.v_t, l, s.V, 1);
@@ -184,7 +153,6 @@ struct Chunk {
             for (int64_t r = r0; r < r1; r++) memset(S + r * L1, 0, whole(r1) * 4);
             product(r1 - r0, whole(r1), s.K, q + r0 * K1, turned, S + r0 * L1, {K1, 1, L1, W, L1});
         });
-        const float least_floor = 1.1920929e-07f * 1.1920929e-07f;
         for (int64_t first = 0; first < l; first += W) {
             V part[W] = {};
             for (int64_t t = first; t < least(l, first + W); t++) {
@@ -202,12 +170,16 @@ struct Chunk {
         for (int64_t t = l; t < L1; t++) m[t] = 0;
         for (int64_t t = 0; t < L1; t += W) {
             const V d = vabs(load(den + t));
-            V floor = vmax(exp(-load(m + t)), splat(least_floor));
-            store(bound + t, vmax(d, floor) + s.eps);
+            store(bound + t, vmax(d, floor_of(load(m + t))) + s.eps);
         }
+        clear_above(S, l);
+    }
+
+    // A row block reaches to the end of its last row: 0 from there back to the end of each row's own vector.
+    void clear_above(float* x, int64_t l) const {
         blocks(l, [&](int64_t r0, int64_t r1) {
             for (int64_t r = r0; r < r1; r++)
-                for (int64_t j = whole(r + 1); j < whole(r1); j += W) store(S + r * L1 + j, V{});
+                for (int64_t j = whole(r + 1); j < whole(r1); j += W) store(x + r * L1 + j, V{});
         });
     }
 
@@ -297,7 +269,7 @@ struct Chunk {
         float log_f = log_sigmoid(splat(s.f_pre[b * s.f_b + n * s.f_n])).value[0];
         if (s.reset && s.reset[b * s.T]) log_f = -__builtin_inff();
         const float kept = log_f + s.m0[task], m = max1(max1(kept, i_pre), 0);
-        const float i = exp1(i_pre - m), f = exp1(kept - m), scale = 1.f / __builtin_sqrtf((float)s.K);
+        const float i = exp1(i_pre - m), f = exp1(kept - m);
         V dens = {};
         for (int64_t r = 0; r < s.K; r += W) {
             const V now = load_some(n0 + r, s.K - r) * f + load_some(k + r, s.K - r) * i;
@@ -305,8 +277,7 @@ struct Chunk {
             dens += now * load_some(q + r, s.K - r);
         }
         const float den = sum_of(dens) * scale, size = den < 0 ? -den : den;
-        const float floor = max1(exp1(-m), 1.1920929e-07f * 1.1920929e-07f);
-        const float part = scale / (max1(size, floor) + s.eps);
+        const float part = scale / (max1(size, floor_of(splat(m))[0]) + s.eps);
         for (int64_t j = 0; j < s.V; j += 4 * W) {
             V num[4] = {}, value[4];
             for (int x = 0; x < 4; x++) value[x] = j + x * W < s.V ? load_some(v + j + x * W, s.V - j - x * W) : V{};
@@ -370,8 +341,7 @@ struct Chunk {
                     part[t - first] += d * load(h + t * V1 + j);
                 }
             }
-            const V along = sums(part), d = load(den + first), e = load(m + first);
-            const V floor = vmax(exp(-e), splat(1.1920929e-07f * 1.1920929e-07f));
+            const V along = sums(part), d = load(den + first), floor = floor_of(load(m + first));
             store(dden + first, vabs(d) > floor ? (d > V{} ? -along : along) : V{});
         }
     }
@@ -405,42 +375,34 @@ struct Chunk {
             t1 = t0;
         }
         memcpy(i, below, L1 * 4);  // i is used no more: now d i, so far
-        blocks(l, [&](int64_t r0, int64_t r1) {
-            for (int64_t r = r0; r < r1; r++)
-                for (int64_t j = whole(r + 1); j < whole(r1); j += W) store(dS + r * L1 + j, V{});
-        });
-        blocks(l, [&](int64_t r0, int64_t r1) {
-            memset(dq + r0 * K1, 0, (r1 - r0) * K1 * 4), memset(dk + r0 * K1, 0, (r1 - r0) * K1 * 4);
-            memset(dv + r0 * V1, 0, (r1 - r0) * V1 * 4);
-        });
+        clear_above(dS, l);
+        memset(dq, 0, l * K1 * 4), memset(dk, 0, l * K1 * 4), memset(dv, 0, l * V1 * 4);
+    }
+
+    // What q read of the state, or k wrote into it: d x = (d x + normaliser * by) * weight, and what the weight's
+    // logarithm gets, d x . x. Without `by` it is 1.
+    void settle(int64_t l, float* dx, const float* normaliser, const float* by, const float* weights, const float* x,
+                float* d_weights) const {
+        for (int64_t first = 0; first < l; first += W) {
+            V part[W] = {};
+            for (int64_t t = first; t < least(l, first + W); t++)
+                for (int64_t j = 0; j < K1; j += W) {
+                    const V d = (load(dx + t * K1 + j) + load(normaliser + j) * (by ? by[t] : 1.f)) * weights[t];
+                    store(dx + t * K1 + j, d);
+                    part[t - first] += d * load(x + t * K1 + j);
+                }
+            store(d_weights + first, sums(part));
+        }
     }
 
     // What q read from the state the chunk began with, and what k and v wrote into the one it ended with.
     void across(int64_t l) {
         transpose(C, V1, s.K, V1, turned_C, K1);
         product(l, K1, s.V, dnum, turned_C, dq, {V1, 1, K1, W, K1});
-        for (int64_t t0 = 0; t0 < l; t0 += W) {
-            V part[W] = {};
-            for (int64_t t = t0; t < least(l, t0 + W); t++)
-                for (int64_t j = 0; j < K1; j += W) {
-                    const V d = (load(dq + t * K1 + j) + load(N1 + j) * dden[t]) * read[t];
-                    store(dq + t * K1 + j, d);
-                    part[t - t0] += d * load(q + t * K1 + j);
-                }
-            store(dread + t0, sums(part));
-        }
+        settle(l, dq, N1, dden, read, q, dread);
         transpose(dC, V1, s.K, V1, turned_C, K1);
         product(l, K1, s.V, v, turned_C, dk, {V1, 1, K1, W, K1});
-        for (int64_t t0 = 0; t0 < l; t0 += W) {
-            V part[W] = {};
-            for (int64_t t = t0; t < least(l, t0 + W); t++)
-                for (int64_t j = 0; j < K1; j += W) {
-                    const V d = (load(dk + t * K1 + j) + load(dn + j)) * write[t];
-                    store(dk + t * K1 + j, d);
-                    part[t - t0] += d * load(k + t * K1 + j);
-                }
-            store(dwrite + t0, sums(part));
-        }
+        settle(l, dk, dn, nullptr, write, k, dwrite);
         product(l, V1, s.K, k_write, dC, dv, {K1, 1, V1, W, V1});
         blocks(l, [&](int64_t r0, int64_t r1) {
             if (s.d_h) fetch(s.d_h, s.dh_b, s.dh_t, s.dh_n, s.V, r0, r1);
@@ -460,7 +422,6 @@ struct Chunk {
     }
 
     void gates(int64_t t0, int64_t l, float d_carry) {
-        const float scale = 1.f / __builtin_sqrtf((float)s.K);
         float reading = 0, writing = 0;
         for (int64_t t = l - 1; t >= 0; t--) reading += dread[t], dread[t] = reading;
         for (int64_t t = 0; t < l; t++) {
@@ -480,13 +441,12 @@ struct Chunk {
 };
 
 inline void memory(int64_t backward, const Memory* s) {
-    const int64_t tasks = s->B * s->N, room = (Chunk::room(*s, backward) + 15) / 16 * 16;
+    const int64_t tasks = s->B * s->N, room = to16(Chunk::room(*s, backward));
     const bool alone = s->T == 1 && !s->saved && !s->lengths && !backward;
     int64_t threads = least(s->threads, tasks);
     if (alone && tasks * s->K * s->V < 20000) threads = 1;  // waking others would take longer
     struct Given { const Memory* s; float* rooms; int64_t room, tasks, backward, alone, next; } given = {
-        s, alone ? nullptr : (float*)(((uintptr_t)workspace(threads * room + 16) + 63) / 64 * 64), room, tasks, backward,
-        alone, 0};
+        s, alone ? nullptr : align(workspace(threads * room + 16)), room, tasks, backward, alone, 0};
     run_parallel(
         [](void* data, int64_t thread, int64_t) {
             Given& g = *(Given*)data;

@@ -1,6 +1,7 @@
 // A matrix product with a bias: what the input gives the gates, and its gradients. Not a BLAS: large row counts only.
 #pragma once
-#include "memory.h"
+#include "shared.h"
+#include "tile.h"
 
 namespace VARIANT {
 
@@ -23,7 +24,7 @@ struct Multiply {
             V x[W];
             for (int lane = 0; lane < W; lane++)
                 x[lane] = lane < lanes ? load_some(w + lane * s.w_n + k, k1 - k) : V{};
-            Turn<W / 2>::all(x);
+            turn(x);
             for (int64_t r = 0; r < least(W, k1 - k); r++) store(to + (k - k0 + r) * W, x[r]);
         }
     }
@@ -49,15 +50,15 @@ struct Multiply {
     }
 
     // `rows` where one pass over k gives all of y, and y is wide: sums start at the bias and go past the caches.
-    template <int MR> void straight(const float* a, int64_t a_row, int64_t a_k, float* y, int64_t j) const {
+    template <int MR> void straight(int64_t m, int64_t j) const {
         V sum[MR][PANELS];
         for (int v = 0; v < PANELS; v++) {
             const V first = s.bias ? load(s.bias + j + v * W) : V{};
             for (int r = 0; r < MR; r++) sum[r][v] = first;
         }
-        accumulate<MR, PANELS>(sum, s.K, a, a_row, a_k, packed + j * DEEP, W, DEEP * W);
+        accumulate<MR, PANELS>(sum, s.K, s.x + m * s.x_m, s.x_m, 1, packed + j * DEEP, W, DEEP * W);
         for (int r = 0; r < MR; r++)
-            for (int v = 0; v < PANELS; v++) store_past(y + r * s.y_m + j + v * W, sum[r][v]);
+            for (int v = 0; v < PANELS; v++) store_past(s.y + (m + r) * s.y_m + j + v * W, sum[r][v]);
     }
     bool goes_straight() const {
         return s.K <= DEEP && s.x_k == 1 && s.N % (PANELS * W) == 0 && s.y_m % W == 0 && (uintptr_t)s.y % (4 * W) == 0 &&
@@ -68,18 +69,7 @@ struct Multiply {
         for (int64_t j = 0; j < s.N; j += PANELS * W)
             for (int64_t i = 0; i < blocks; i++) {
                 const Range r = part(m1 - m0, i, blocks);
-                const float* a = s.x + (m0 + r.begin) * s.x_m;
-                float* y = s.y + (m0 + r.begin) * s.y_m;
-                switch (r.end - r.begin) {
-                    case 1: straight<1>(a, s.x_m, 1, y, j); break;
-                    case 2: straight<2>(a, s.x_m, 1, y, j); break;
-                    case 3: straight<3>(a, s.x_m, 1, y, j); break;
-#if WIDTH == 16 || defined(__aarch64__)
-                    case 4: straight<4>(a, s.x_m, 1, y, j); break;
-                    case 5: straight<5>(a, s.x_m, 1, y, j); break;
-                    default: straight<6>(a, s.x_m, 1, y, j);
-#endif
-                }
+                with_known<ROWS>(r.end - r.begin, [&](auto height) { straight<height.value>(m0 + r.begin, j); });
             }
     }
 
@@ -100,7 +90,7 @@ struct Multiply {
 
 inline void multiply(const Product* s) {
     const int64_t size = ceil_div(s->N, W) * W * Multiply::DEEP, room = Multiply::DEEP * Multiply::TALL;
-    float* p = (float*)(((uintptr_t)workspace(size + s->threads * room + 64) + 63) / 64 * 64);
+    float* p = align(workspace(size + s->threads * room + 64));
     Barrier barrier;
     Multiply job = {*s, p, p + size, &barrier};
     run_parallel([](void* job, int64_t i, int64_t n) { ((Multiply*)job)->run(i, n); }, &job, s->threads);

@@ -75,7 +75,7 @@ template <class Cell> struct Layout {
     int64_t at(int64_t b, int64_t t, int64_t n) const { return ((b * s.T + t) * s.N + n) * s.P; }
     int64_t unit_at(int64_t b, int64_t t, int64_t n) const { return ((b * s.T + t) * s.N + n) * s.H; }
     float* kept(int64_t b, int64_t t, int64_t n) const {
-        return s.saved + ((b * s.T + t) * s.N + n) * Cell::KEEPS * ceil_div(s.H, 16) * 16;
+        return s.saved + ((b * s.T + t) * s.N + n) * Cell::KEEPS * to16(s.H);
     }
 };
 
@@ -284,16 +284,7 @@ template <class Cell> struct Forward : Layout<Cell> {
                 const Range r = part(rows, i, parts);
                 // There and back again: what of R was used last is still in the cache.
                 const int64_t j = t & 1 ? blocks.begin + blocks.end - 1 - x : x;
-                switch (r.end - r.begin) {
-                    case 1: block<1>(it, t, r.begin, j); break;
-                    case 2: block<2>(it, t, r.begin, j); break;
-                    case 3: block<3>(it, t, r.begin, j); break;
-#if WIDTH == 16 || defined(__aarch64__)
-                    case 4: block<4>(it, t, r.begin, j); break;
-                    case 5: block<5>(it, t, r.begin, j); break;
-                    default: block<6>(it, t, r.begin, j);
-#endif
-                }
+                with_known<ROWS>(r.end - r.begin, [&](auto height) { block<height.value>(it, t, r.begin, j); });
             }
     }
 
@@ -551,7 +542,7 @@ template <class Cell> struct Backward : Layout<Cell> {
     void outer(int64_t thread, int64_t threads, int64_t G, int64_t M, int64_t N, Left left, Right right, float* sum) const {
         const int64_t heights = ceil_div(G * M, TALL), jobs = s.N * heights;
         if (!jobs) return;
-        float* a = this->packed + thread * LINES * (TALL + (width > deep ? width : deep));
+        float* a = this->packed + thread * LINES * (TALL + most_of(width, deep));
         float* b = a + LINES * TALL;
         const Range mine = part(jobs, thread, threads);
         for (int64_t n = mine.begin / heights; n * heights < mine.end; n++) {
@@ -585,8 +576,6 @@ template <class Cell> struct Backward : Layout<Cell> {
 
 // ---- calls -----------------------------------------------------------------------------------------------------------
 
-inline float* align(float* p) { return (float*)(((uintptr_t)p + 63) / 64 * 64); }
-
 template <class Run, class Cell> void call(const Recurrence& s, bool backward) {
     Run run = {{s}};
     run.width = whole(s.H), run.tiles = run.width / W, run.blocks = ceil_div(run.tiles, Cell::BESIDE);
@@ -595,10 +584,10 @@ template <class Run, class Cell> void call(const Recurrence& s, bool backward) {
     // The most room that any plan can ask for, whatever number of threads comes: each group may have a row more.
     const int64_t groups = least(s.B, s.threads);
     const int64_t items = s.N * (run.size_of(s.B + groups) + groups * (run.width + 32));
-    const int64_t wider = run.width > run.deep ? run.width : run.deep, steps = s.B * s.T * s.N;
+    const int64_t wider = most_of(run.width, run.deep), steps = s.B * s.T * s.N;
     int64_t packed = packs ? s.N * (run.blocks * Cell::BESIDE * W) * run.deep * Cell::G : 0;
     const int64_t sums = backward ? s.threads * LINES * (TALL + wider) : 0;
-    packed = (sums > packed ? sums : packed) + 16;
+    packed = most_of(sums, packed) + 16;
     const int64_t projection = projects ? s.N * run.width * run.deep : 0;
     const int64_t order = s.B * 2 + 16, barriers = (s.threads + 1) * (int64_t)(sizeof(Barrier) / 4) + 16;
     const int64_t apart = !backward ? 0 : Cell::APART ? steps * s.H : projects ? steps * (s.H + s.P) : 0;
@@ -619,7 +608,7 @@ template <class Run, class Cell> void call(const Recurrence& s, bool backward) {
             mine.plan = plan_of(mine.s, Cell::G, threads);
             mine.rows = ceil_div(mine.s.B, mine.plan.groups);
             mine.small = mine.s.B * mine.s.N * mine.s.H * Cell::G / threads < 1 << 15;
-            mine.item_size = (mine.size_of(mine.rows) + 15) / 16 * 16;
+            mine.item_size = to16(mine.size_of(mine.rows));
             mine.run(thread, threads);
         },
         &run, threads);

@@ -31,7 +31,7 @@ struct Recurrence {
 struct Memory {
     int64_t B, T, N, K, V, threads, L;
     float eps;
-    int32_t unused;
+    int32_t beside_eps;  // so that what follows stands where it does in core.py
     const float *q, *k, *v, *i_pre, *f_pre;
     int64_t q_b, q_t, q_n, k_b, k_t, k_n, v_b, v_t, v_n, i_b, i_t, i_n, f_b, f_t, f_n;
     const int64_t* lengths;

@@ -45,33 +45,23 @@ void tile(int64_t K, const float* A, const float* B, float* C, Strides s, int64_
         }
 }
 
-typedef void (*Tile)(int64_t, const float*, const float*, float*, Strides, int64_t);
-template <int NV> inline Tile tile_of(int rows) {
-    switch (rows) {
-        case 1: return tile<1, NV>;
-        case 2: return tile<2, NV>;
-#if WIDTH == 16 || defined(__aarch64__)
-        case 3: return tile<3, NV>;
-        case 4: return tile<4, NV>;
-        case 5: return tile<5, NV>;
-        default: return tile<6, NV>;
-#else
-        default: return tile<3, NV>;
-#endif
+// A number that the compiler knows: `f` is called with n as one, 1 <= n <= most.
+template <int n> struct Known {
+    static constexpr int value = n;
+};
+template <int most, class F> inline void with_known(int64_t n, F f) {
+    if constexpr (most > 1) {
+        if (n < most) return with_known<most - 1>(n, f);
     }
-}
-inline Tile tile_of(int rows, int panels) {
-    switch (panels) {
-        case 1: return tile_of<1>(rows);
-        case 2: return tile_of<2>(rows);
-        case 3: return tile_of<3>(rows);
-        default: return tile_of<4>(rows);
-    }
+    f(Known<most>());
 }
 
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t whole(int64_t width) { return ceil_div(width, W) * W; }
+inline int64_t to16(int64_t width) { return ceil_div(width, 16) * 16; }
 inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t most_of(int64_t a, int64_t b) { return a > b ? a : b; }
+inline float* align(float* p) { return (float*)(((uintptr_t)p + 63) / 64 * 64); }
 
 // Part i of n even parts of `size` things.
 struct Range { int64_t begin, end; };
@@ -83,13 +73,28 @@ inline void product(int64_t rows, int64_t width, int64_t K, const float* A, cons
     const int64_t blocks = ceil_div(rows, ROWS), groups = ceil_div(width, PANELS * W);
     for (int64_t group = 0; group < groups; group++) {
         const int64_t v = (backwards ? groups - 1 - group : group) * PANELS * W;
-        const int panels = (int)least(PANELS, ceil_div(width - v, W));
+        const int64_t panels = least(PANELS, ceil_div(width - v, W));
         for (int64_t i = 0; i < blocks; i++) {
-            Range r = part(rows, i, blocks);
-            tile_of((int)(r.end - r.begin), panels)(K, A + r.begin * s.a_row, B + (v / W) * s.b_panel,
-                                                    C + r.begin * s.c_row + v, s, width - v);
+            const Range r = part(rows, i, blocks);
+            with_known<ROWS>(r.end - r.begin, [&](auto height) {
+                with_known<PANELS>(panels, [&](auto beside) {
+                    tile<height.value, beside.value>(K, A + r.begin * s.a_row, B + (v / W) * s.b_panel,
+                                                     C + r.begin * s.c_row + v, s, width - v);
+                });
+            });
         }
     }
+}
+
+// to (columns x rows) = from (rows x columns); `columns` whole vectors, rows filled up to 16 with 0.
+inline void transpose(const float* from, int64_t from_row, int64_t rows, int64_t columns, float* to, int64_t to_row) {
+    for (int64_t i = 0; i < to16(rows); i += W)
+        for (int64_t j = 0; j < columns; j += W) {
+            V x[W];
+            for (int r = 0; r < W; r++) x[r] = i + r < rows ? load(from + (i + r) * from_row + j) : V{};
+            turn(x);
+            for (int r = 0; r < W; r++) store(to + (j + r) * to_row + i, x[r]);
+        }
 }
 
 }  // namespace VARIANT

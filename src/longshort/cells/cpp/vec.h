@@ -122,22 +122,40 @@ ALWAYS LogSigmoid log_sigmoid(V x) {
     return {vmin(x, V{}) - log1p, x > V{} ? e * part : part};
 }
 
+// The lanes 0 .. W-1, for patterns of shuffles.
+template <int... at> struct Lanes {};
+template <int n, int... at> struct UpTo : UpTo<n - 1, n - 1, at...> {};
+template <int... at> struct UpTo<0, at...> { typedef Lanes<at...> type; };
+typedef UpTo<W>::type AllLanes;
+
 // Adds up each of W vectors: lane j of the answer is the sum of x[j].
 template <int N> struct Fold {
-    template <int... at> struct List {};
-    template <int n, int... at> struct Make : Make<n - 1, n - 1, at...> {};
-    template <int... at> struct Make<0, at...> { typedef List<at...> type; };
-    template <int... at> static V even(V a, V b, List<at...>) { return SHUFFLE(a, b, (2 * at)...); }
-    template <int... at> static V odd(V a, V b, List<at...>) { return SHUFFLE(a, b, (2 * at + 1)...); }
-    static V pair(V a, V b) {
-        typename Make<W>::type lanes;
-        return even(a, b, lanes) + odd(a, b, lanes);
-    }
+    template <int... at> static V even(V a, V b, Lanes<at...>) { return SHUFFLE(a, b, (2 * at)...); }
+    template <int... at> static V odd(V a, V b, Lanes<at...>) { return SHUFFLE(a, b, (2 * at + 1)...); }
+    static V pair(V a, V b) { return even(a, b, AllLanes()) + odd(a, b, AllLanes()); }
     static V all(const V* x) { return pair(Fold<N / 2>::all(x), Fold<N / 2>::all(x + N / 2)); }
 };
 template <> struct Fold<1> {
     static V all(const V* x) { return x[0]; }
 };
 inline V sums(const V* x) { return Fold<W>::all(x); }
+
+// Turns W x W numbers over, in their registers.
+template <int S> struct Turn {
+    template <int... at> static void swap(V& a, V& b, Lanes<at...>) {
+        const V low = SHUFFLE(a, b, ((at & S) ? W + at - S : at)...);
+        b = SHUFFLE(a, b, ((at & S) ? W + at : at + S)...);
+        a = low;
+    }
+    static void all(V* x) {
+        for (int i = 0; i < W; i++)
+            if (!(i & S)) swap(x[i], x[i + S], AllLanes());
+        Turn<S / 2>::all(x);
+    }
+};
+template <> struct Turn<0> {
+    static void all(V*) {}
+};
+inline void turn(V* x) { Turn<W / 2>::all(x); }
 
 }  // namespace VARIANT
