@@ -45,7 +45,8 @@ def share(result: Result) -> str:
 
 
 def differ(result: Result) -> str:
-    return f"{max(result.differ.values()):.0e}" if result.differ else "–"
+    known = [x for x in result.differ.values() if not math.isnan(x)]
+    return f"{max(known):.0e}" if known else "–"
 
 
 def say(result: Result) -> str:

@@ -1,5 +1,6 @@
 """Timing side by side: contenders take turns in one process, and ratios are of medians. No case is here."""
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -95,7 +96,8 @@ class Result:
     @property
     def notes(self) -> list[str]:
         """What must not be silent."""
-        apart = [f"{name} DISAGREES by {x:.0e}" for name, x in self.differ.items() if not x < SAME]
+        far = {name: x for name, x in self.differ.items() if not x < SAME}
+        apart = [f"{name} {'NOT COMPARED' if math.isnan(x) else f'DISAGREES by {x:.0e}'}" for name, x in far.items()]
         return apart + [f"left out: {name} ({why})" for name, why in self.left_out.items()]
 
 
@@ -140,13 +142,13 @@ def first_calls(theirs: dict[str, Callable[[], object]]) -> tuple[dict[str, Call
 
 
 def differences(same: dict[str, Callable[[], float]]) -> dict[str, float]:
-    """How far each peer's answer is from ours; one that raises is told of by `first_calls`."""
+    """How far each peer's answer is from ours; NaN, which the notes tell of, where it cannot be compared."""
     found = {}
     for name, difference in same.items():
         try:
             found[name] = difference()
-        except Exception:
-            continue
+        except Exception:  # whatever a stranger raises
+            found[name] = math.nan
     return found
 
 

@@ -10,7 +10,7 @@ from longshort.checking import FORMS, TOLERANCE, Problem, distance, raw
 from longshort.functional import KERNELS
 
 __all__ = ["CASES", "LENGTHS", "NATIVE", "TOLERANCE", "WIDE", "Problem", "assert_same", "content", "dtype_of",
-           "everything", "exact", "problem", "raw", "tolerance"]  # fmt: skip
+           "everything", "exact", "kept_for_backward", "problem", "raw", "tolerance"]  # fmt: skip
 
 LENGTHS = [1, 2, 3, 7, 63, 64, 65, 100]
 
@@ -73,6 +73,20 @@ def content(state) -> dict[str, torch.Tensor]:
 def everything(p: Problem, *, means=content, **more) -> dict[str, torch.Tensor]:
     """`checking.everything`, of what the last state means."""
     return checking.everything(p, means=means, **more)
+
+
+def kept_for_backward(run) -> int:
+    """How many numbers autograd keeps of a call for its backward."""
+    total = 0
+
+    def count(x):
+        nonlocal total
+        total += x.numel()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda x: x):
+        run()
+    return total
 
 
 def assert_same(got: dict[str, torch.Tensor], want: dict[str, torch.Tensor], tolerance: float) -> None:

@@ -15,12 +15,13 @@ from torch import Tensor
 
 from longshort.cells import core, native
 from longshort.cells.gru import GRUState, gru_start
+from longshort.cells.loop import check_within, readable
 from longshort.cells.lstm import GATES, LSTMState, lstm_start
 from longshort.cells.mlstm import MLSTMState, mlstm_start
 from longshort.cells.rnn import NONLINEARITIES, RNNState, rnn_start
 from longshort.cells.slstm import FORGET, SLSTMState, slstm_start
-from longshort.kernels import KERNELS, check_name, choose, seen_by_a_mode, under_transform
-from longshort.operators import call_operator, check_within, run_cell
+from longshort.kernels import KERNELS, check_name, choose, recording, seen_by_a_mode, under_transform
+from longshort.operators import call_operator, run_cell
 from longshort.shapes import Bool, Float, Int
 
 __all__ = [
@@ -240,9 +241,9 @@ def one_step(door: Callable, inputs: Sequence[Tensor], *args, reset: Tensor | No
 
 def at_once(kernel: str) -> bool:
     """Whether one step may go straight to the C++ core, as far as the tensors allow."""
-    if kernel not in ("auto", "native") or WATCHING.lists or torch.compiler.is_compiling() or under_transform():
+    if kernel not in ("auto", "native") or WATCHING.lists or recording() or under_transform() or seen_by_a_mode():
         return False
-    return not seen_by_a_mode() and not torch.jit.is_tracing() and core.missing() is None  # type: ignore[attr-defined]
+    return core.missing() is None
 
 
 def rnn_step(x_pre: Float[Tensor, "B N H"], R, state: RNNState | None = None, *, reset=None, **options):
@@ -354,8 +355,7 @@ def drive(cell: str, inputs: list[Tensor], weights: dict, state, lengths, reset,
     B, T = inputs[0].shape[:2]
     lengths, reset = check_lengths(lengths, B, T, inputs[0].device), check_reset(reset, (B, T), "(B, T)")
     check_name(cell, kernel)
-    recording = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
-    recorded = recording and not under_transform()  # a transform looks inside: no operator
+    recorded = recording() and not under_transform()  # a transform looks inside: no operator
     call = call_operator if recorded else run_watched if watchers() else run_cell
     return call(cell, inputs, weights, state, lengths, reset, kernel, options)
 
@@ -431,8 +431,10 @@ def check_lengths(lengths, B: int, T: int, device: torch.device) -> Int[Tensor, 
         raise ValueError(
             f"lengths must be {B} whole numbers, one a row, got shape {tuple(lengths.shape)} of {lengths.dtype}"
         )
-    check_within(lengths, T)
-    return lengths.to(device, torch.long)
+    lengths = lengths.long()
+    if readable(lengths):
+        check_within(lengths, T)
+    return lengths.to(device)
 
 
 def check_reset(reset, shape: Sequence[int], meaning: str) -> Bool[Tensor, "..."] | None:

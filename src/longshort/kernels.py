@@ -72,6 +72,11 @@ def seen_by_a_mode() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0
 
 
+def recording() -> bool:
+    """Whether a program is being recorded: torch.compile, torch.export or torch.jit.trace."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+
+
 def in_cpp(cell: str) -> Kernel:
     """The C++ core's implementation of a cell."""
     options = {"device": "cpu", "dtypes": (torch.float32,), "transforms": False, "missing": core.missing}
@@ -129,13 +134,17 @@ def choose(
 FEW_ROWS = 32  # below, laying the weights out anew costs more than it saves
 
 
+LINEAR = in_cpp("linear")
+
+
 def linear_of(x: Tensor, weight: Tensor, bias: Tensor | None, kernel: str) -> Callable:
     """What computes x W^T + b for a layer with this `kernel`: the C++ core where it can and pays, or torch."""
-    others = [weight] if bias is None else [weight, bias]
-    recording = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
-    if kernel not in ("auto", "native") or recording or torch.is_autocast_enabled("cpu"):
+    if kernel not in ("auto", "native") or recording() or torch.is_autocast_enabled("cpu"):
         return F.linear
-    if x.numel() < FEW_ROWS * x.shape[-1] or any(each.dtype != torch.float32 for each in (x, *others)):
+    if x.numel() < FEW_ROWS * x.shape[-1] or not all_float32(x, weight, bias):
         return F.linear
-    kernel_of_ours = in_cpp("linear")
-    return native.linear if all(kernel_of_ours.why_not(each) is None for each in (x, *others)) else F.linear
+    return F.linear if LINEAR.why_not(x, None, (weight, bias)) else native.linear
+
+
+def all_float32(*tensors: Tensor | None) -> bool:
+    return all(x is None or x.dtype is torch.float32 for x in tensors)

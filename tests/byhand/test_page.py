@@ -255,6 +255,24 @@ def test_page_opens_what_it_saved_and_refuses_the_rest(page, tmp_path):
     assert page.exercise().values["b_i"] == 0.5
 
 
+def test_page_runs_nothing_of_a_hostile_file(page):
+    """Names and operations in a file are text, or refused: never markup."""
+    attack = '<img src=x onerror="window.struck = true">'
+    whole = exercise("lstm").to_dict()
+    sized = whole | {"sizes": whole["sizes"] | {attack: 2}}
+    named = json.loads(json.dumps(whole).replace('"sigmoid"', json.dumps(attack)))
+    assert named != whole
+    assert "is no name" in page.ask("(data) => longshort.load(JSON.stringify(data))", sized)
+    for decimals in (12, -1, 1.5, "2", attack):
+        said = page.ask("(data) => longshort.load(JSON.stringify(data))", whole | {"decimals": decimals})
+        assert f"decimals={decimals}" in said
+    page.ask("(data) => longshort.load(JSON.stringify(data))", named)
+    for mode in MODES:
+        page.show("lstm", 1, mode)
+    page.tab.wait_for_timeout(200)
+    assert page.ask("() => [window.struck === undefined, document.querySelectorAll('img[src=x]').length]") == [True, 0]
+
+
 # ---- answers ---------------------------------------------------------------------------------------------------------
 
 

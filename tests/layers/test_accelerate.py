@@ -140,6 +140,14 @@ def counted(monkeypatch):
     return calls
 
 
+def outcome(model, x):
+    """The dtype a call gives, or what it raises: oneDNN has no 16-bit LSTM on a processor without AVX-512."""
+    try:
+        return model(x)[1][0].dtype
+    except RuntimeError as error:
+        return str(error)
+
+
 def test_the_core_computes_what_it_can_and_torch_the_rest(monkeypatch):
     calls = counted(monkeypatch)
     slow, fast = both(Tagger())
@@ -147,7 +155,7 @@ def test_the_core_computes_what_it_can_and_torch_the_rest(monkeypatch):
     fast(x)
     assert calls == ["lstm"]
     with torch.autocast("cpu", torch.bfloat16):
-        assert fast(x)[1][0].dtype == slow(x)[1][0].dtype
+        assert outcome(fast, x) == outcome(slow, x)
     assert torch.equal(copy.deepcopy(fast).double()(x.double())[0], copy.deepcopy(slow).double()(x.double())[0])
     assert fast.to(torch.bfloat16)(x.bfloat16())[1][0].dtype == torch.bfloat16
     fast.float()

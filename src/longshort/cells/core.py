@@ -23,7 +23,6 @@ from longshort.shapes import Float
 LIBRARY = "libnative.dll" if sys.platform == "win32" else "libnative.so"
 INSTALL = "Install longshort with a C++ compiler at hand (g++ or clang++): pip install --force-reinstall longshort"
 
-
 # cpp/shared.h's structures, field by field; VERSION changes with what they mean.
 VERSION = 1
 RECURRENCE = struct.Struct("@7q q4q qq qq 4q 4q q q q3q 3q q q q 3q".replace(" ", ""))
@@ -106,13 +105,16 @@ def borrow_threads(core: Any) -> str | None:
 
 def home_of(place: int | None) -> str | None:
     """The file that is mapped at an address, where the system tells."""
-    if place and sys.platform.startswith("linux"):
-        with open("/proc/self/maps") as maps:
-            for line in maps:
-                begin, end = (int(part, 16) for part in line.split(maxsplit=1)[0].split("-"))
-                if begin <= place < end:
-                    return line.split(maxsplit=5)[-1].strip()
-    return None
+    return next((path for begin, end, path in files_mapped() if place and begin <= place < end), None)
+
+
+def files_mapped() -> list[tuple[int, int, str]]:
+    """What is mapped into this process: begin, end and file. Linux tells; elsewhere nothing is known."""
+    if not sys.platform.startswith("linux"):
+        return []
+    with open("/proc/self/maps") as maps:
+        lines = [line.split(maxsplit=5) for line in maps]
+    return [(*(int(part, 16) for part in line[0].split("-")), line[5].strip()) for line in lines if len(line) > 5]  # type: ignore[misc]
 
 
 def address(runtime: ctypes.CDLL, name: str) -> int | None:
@@ -126,8 +128,7 @@ def openmp_loaded() -> list[str]:
     """The OpenMP runtimes mapped into this process. Its name differs between torch's releases and between systems."""
     names = ("libgomp", "libiomp5", "libomp")
     if sys.platform.startswith("linux"):
-        with open("/proc/self/maps") as maps:
-            paths = {line.split(maxsplit=5)[5].strip() for line in maps if line.count("/")}
+        paths = {path for _, _, path in files_mapped()}
         return sorted(path for path in paths if os.path.basename(path).startswith(names))
     near = Path(torch.__file__).parent
     folders = [near / "lib", near.parent / "torch.libs", near / ".dylibs"]
@@ -167,8 +168,6 @@ def memory_here() -> int:
 
 
 KEPT = memory_here() // 8  # bytes of mappings, at most, that wait to be used again
-
-
 SMALL, HUGE = 2**16, 2**21  # bytes that mappings are multiples of
 
 

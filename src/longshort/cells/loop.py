@@ -134,6 +134,12 @@ def readable(x: Tensor) -> bool:
     return type(x) is Tensor and x.device.type == "cpu"
 
 
+def check_within(lengths: Int[Tensor, "B"], T: int) -> None:
+    """No row is longer than the input."""
+    if lengths.numel() and not 0 <= int(lengths.min()) <= int(lengths.max()) <= T:
+        raise ValueError(f"lengths must be between 0 and T={T}, got {lengths.min()} to {lengths.max()}")
+
+
 def clean(x: Float[Tensor, "B T ..."], within: Bool[Tensor, "B T"]) -> Tensor:
     """0 past each row's end, by `where`: whatever stands in the padding, NaN too, is never multiplied."""
     return torch.where(within.view(*within.shape, *[1] * (x.dim() - 2)), x, 0)

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor  # type: ignore[import-not-found]
 
+from longshort.cells.derivatives import differentiable, looked_into
 from longshort.cells.loop import carried, clean, detached, pick, run, steps_within, without_autocast
 from longshort.shapes import Bool, Float, Int
 
@@ -283,18 +283,19 @@ class Chunkwise(torch.autograd.Function):
         inputs, saved = saved[:8], saved[8:]
         with without_autocast(dh.device.type):  # `backward()` may be called where autocast is on
             # create_graph: somebody will differentiate this backward. Or maps it: nothing may be in place then.
-            if torch.is_grad_enabled() or any(map(batched, (dh, dC, dn))):
-                return None, None, *differentiable_backward(inputs, ctx.L, ctx.eps, dh, dC, dn), None
+            if looked_into((dh, dC, dn)):
+
+                def again(q, k, v, i_gate, log_f, C, n):
+                    state = MLSTMState(C, n, inputs[7])
+                    h, last, _ = chunkwise_forward(q, k, v, i_gate, log_f, state, ctx.L, ctx.eps)
+                    return unsplit(h, dh.shape[1]), last.C, last.n
+
+                return None, None, *differentiable(again, inputs[:7], (dh, dC, dn)), None
             each = len(Chunks._fields)
             groups = [Chunks(*saved[at : at + each]) for at in range(0, len(saved), each)]
             parts = zip(groups, *(x.split(ctx.rows) for x in (dh, dC, dn)), strict=True)
             *grads, dC0, dn0 = zip(*(chunkwise_backward(*part) for part in parts), strict=True)
         return None, None, *(gather(x, dh.shape[1]) for x in grads), torch.cat(dC0), torch.cat(dn0), None
-
-
-def batched(x: Tensor) -> bool:
-    """Whether `x` is seen by vmap, as `is_grads_batched=True` does: what is in place then fails."""
-    return is_batchedtensor(x) or is_legacy_batchedtensor(x)
 
 
 def rows_at_a_time(q: Float[Tensor, "B T N K"]) -> int:
@@ -326,20 +327,6 @@ def gather(groups: Sequence[Float[Tensor, "_ c N L ..."]], T: int) -> Float[Tens
     for rows, x in zip(whole.split([x.shape[0] for x in groups]), groups, strict=True):
         rows.unflatten(1, (c, L)).copy_(x.transpose(2, 3))
     return whole[:, :T]
-
-
-def differentiable_backward(inputs, L: int, eps: float, dh, dC, dn) -> tuple[Tensor | None, ...]:
-    """The gradients of q, k, v, both gates, C and n as a graph of their own, through autograd."""
-    again = torch.is_grad_enabled()
-    if not again:  # what they came from is not ours to free
-        inputs = [x.detach().requires_grad_(x.requires_grad) for x in inputs]
-    wanted = [x for x in inputs[:7] if x.requires_grad]
-    q, k, v, i_gate, log_f, *state = inputs
-    with torch.enable_grad():
-        h, last, _ = chunkwise_forward(q, k, v, i_gate, log_f, MLSTMState(*state), L, eps)
-        outputs = unsplit(h, dh.shape[1]), last.C, last.n
-    grads = iter(torch.autograd.grad(outputs, wanted, (dh, dC, dn), create_graph=again, allow_unused=True))
-    return tuple(next(grads) if x.requires_grad else None for x in inputs[:7])
 
 
 def chunkwise_backward(chunks: Chunks, dh, dC, dn) -> tuple[Tensor, ...]:

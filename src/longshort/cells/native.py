@@ -4,12 +4,11 @@ Float32 inside. `core.py` loads the library. Differentiating a backward again go
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor  # type: ignore[import-not-found]
 
 from longshort.cells.core import (
     LARGE,
@@ -25,9 +24,10 @@ from longshort.cells.core import (
     threads,
     to_16,
 )
+from longshort.cells.derivatives import differentiable, looked_into
 from longshort.cells.gru import GRUState
 from longshort.cells.gru import gru as gru_reference
-from longshort.cells.loop import without_autocast
+from longshort.cells.loop import check_within, readable, without_autocast
 from longshort.cells.lstm import LSTMState
 from longshort.cells.lstm import lstm as lstm_reference
 from longshort.cells.mlstm import MLSTMState, mlstm_chunkwise
@@ -40,7 +40,7 @@ from longshort.shapes import Bool, Float, Int
 # ---- the recurrent cells ---------------------------------------------------------------------------------------------
 
 
-class Recurrent(NamedTuple):
+class InCore(NamedTuple):
     """What the core knows of a cell: its number there, what a unit keeps of a step, and the reference."""
 
     number: int
@@ -54,10 +54,10 @@ class Recurrent(NamedTuple):
 
 
 RECURRENT = {
-    "rnn": Recurrent(0, 0, 1, RNNState, rnn_reference),
-    "lstm": Recurrent(1, 5, 2, LSTMState, lstm_reference, "proj"),
-    "gru": Recurrent(2, 4, 1, GRUState, gru_reference, "bias"),
-    "slstm": Recurrent(3, 7, 3, SLSTMState, slstm_reference),
+    "rnn": InCore(0, 0, 1, RNNState, rnn_reference),
+    "lstm": InCore(1, 5, 2, LSTMState, lstm_reference, "proj"),
+    "gru": InCore(2, 4, 1, GRUState, gru_reference, "bias"),
+    "slstm": InCore(3, 7, 3, SLSTMState, slstm_reference),
 }
 
 
@@ -112,11 +112,12 @@ def as_saved(*tensors: Tensor | None) -> None:
             )
 
 
-def within(lengths: Tensor | None, T: int) -> Tensor | None:
-    """`lengths` as the core reads them, once none is beyond the sequence."""
-    if lengths is not None and lengths.numel() and not 0 <= int(lengths.min()) <= int(lengths.max()) <= T:
-        raise ValueError(f"lengths must be between 0 and T={T}, got {lengths.min()} to {lengths.max()}")
-    return None if lengths is None else contiguous(lengths.detach().to("cpu", torch.long))
+def as_read(lengths: Tensor | None, T: int) -> Tensor | None:
+    """`lengths` as the core reads them. Those that the doors could not look at are checked here: it trusts them."""
+    if lengths is not None and not readable(lengths):
+        check_within(lengths, T)
+        lengths = lengths.detach().to("cpu", torch.long)
+    return contiguous(lengths)
 
 
 def padded(pointers: list[int], n: int) -> list[int]:
@@ -144,49 +145,25 @@ class RecurrentCell(torch.autograd.Function):
         if all(x is None for x in given[: 1 + kind.differentiable]):
             return (*none, *[None] * (3 + len(state)))
         with without_autocast("cpu"):
-            if torch.is_grad_enabled() or any(map(batched, given)):
-                extra = {} if more is None else {kind.more: more}
+            if looked_into(given):
+                extra = [] if more is None else [more]
 
                 def again(x_pre, R, *rest):
-                    named = {kind.more: rest[0]} if extra else {}
-                    start = kind.state(*rest[len(named) :])
-                    h, last = kind.reference(
-                        x_pre, R, state=start, lengths=lengths, reset=reset, **named, **ctx.options
-                    )
+                    options = ctx.options | ({kind.more: rest[0]} if extra else {})
+                    start = kind.state(*rest[len(extra) :])
+                    h, last = kind.reference(x_pre, R, state=start, lengths=lengths, reset=reset, **options)
                     return h, *last[: kind.differentiable]
 
-                tensors = [x_pre, R, *extra.values(), *state]
-                d = differentiable(again, tensors, given[: 1 + kind.differentiable])
-                return (*none, *d[:2], *([None] if more is None else []), *d[2:])
+                d = differentiable(again, [x_pre, R, *extra, *state], given[: 1 + kind.differentiable])
+                return (*none, *d[:2], *([] if extra else [None]), *d[2:])
             d = recurrent_backward(
                 ctx.variant, ctx.cell, ctx.option, lengths, reset, x_pre, R, more, state, h, saved, dh, d_last
             )
         return (*none, *d, *[None] * (len(state) - kind.differentiable))
 
 
-def batched(x: Tensor | None) -> bool:
-    """Whether `x` is seen by vmap, as `is_grads_batched=True` does."""
-    return x is not None and (is_batchedtensor(x) or is_legacy_batchedtensor(x))
-
-
-def differentiable(run: Callable, inputs: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """The gradients of `inputs` as a graph of their own, by autograd through the reference: for any further order."""
-    again = torch.is_grad_enabled()
-    if not again:  # what they came from is not ours to free
-        inputs = [x.detach().requires_grad_(x.requires_grad) for x in inputs]
-    wanted = [x for x in inputs if x.requires_grad]
-    with torch.enable_grad():
-        outputs = run(*inputs)
-    asked = [(y, dy) for y, dy in zip(outputs, grads, strict=True) if dy is not None and y.requires_grad]
-    if not asked:
-        return [None] * len(inputs)
-    ends, given = zip(*asked, strict=True)
-    found = iter(torch.autograd.grad(ends, wanted, given, create_graph=again, allow_unused=True))
-    return [next(found) if x.requires_grad else None for x in inputs]
-
-
 def recurrent(cell: str, option: int, options: dict, x_pre, R, more, state, lengths, reset):
-    lengths, reset = within(lengths, x_pre.shape[1]), contiguous(reset)
+    lengths, reset = as_read(lengths, x_pre.shape[1]), contiguous(reset)
     tensors = [x_pre, R, more, *state]
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
         h, *last = RecurrentCell.apply(cell, option, lengths, reset, options, *tensors)  # type: ignore[misc]
@@ -219,7 +196,7 @@ def lstm(
     reset: Bool[Tensor, "B T"] | None = None,
 ) -> tuple[Float[Tensor, "B T N P"], LSTMState]:
     """`cells.lstm.lstm` in C++."""
-    return recurrent("lstm", int(x_pre.shape[2] == 3), {}, x_pre, R, contiguous(proj), state, lengths, reset)
+    return recurrent("lstm", int(x_pre.shape[2] == 3), {}, x_pre, R, proj, state, lengths, reset)
 
 
 def gru(
@@ -232,7 +209,7 @@ def gru(
     reset: Bool[Tensor, "B T"] | None = None,
 ) -> tuple[Float[Tensor, "B T N H"], GRUState]:
     """`cells.gru.gru` in C++."""
-    return recurrent("gru", 0, {}, x_pre, R, contiguous(bias), state, lengths, reset)
+    return recurrent("gru", 0, {}, x_pre, R, bias, state, lengths, reset)
 
 
 def slstm(
@@ -263,9 +240,8 @@ class Linear(torch.autograd.Function):
     def backward(ctx, dy):  # type: ignore[override]
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
-        plain = not (torch.is_grad_enabled() or batched(dy))
         flat, rows = dy.flatten(0, -2), x.flatten(0, -2)
-        product = multiply if plain else torch.matmul
+        product = torch.matmul if looked_into((dy,)) else multiply
         dx = product(dy, weight) if needs_x else None
         return dx, product(flat.t(), rows) if needs_weight else None, flat.sum(0) if needs_bias else None
 
@@ -296,6 +272,7 @@ def linear(x: Float[Tensor, "... K"], weight: Float[Tensor, "N K"], bias: Float[
 # ---- the mLSTM -------------------------------------------------------------------------------------------------------
 
 SHORT_CHUNK, LONGEST_CHUNK = 32, 256
+NO_BACKWARD = (0,) * 14  # the fields of `MEMORY` from `saved` on
 
 
 def memory_forward(L: int, eps: float, lengths, reset, keep: bool, q, k, v, i_pre, f_pre, C, n, m):
@@ -343,7 +320,7 @@ class MatrixMemory(torch.autograd.Function):
         if dh is None and dC is None and dn is None:
             return (*none, *[None] * 8)
         with without_autocast("cpu"):
-            if torch.is_grad_enabled() or any(map(batched, (dh, dC, dn))):
+            if looked_into((dh, dC, dn)):
 
                 def again(q, k, v, i_pre, f_pre, C, n):
                     options: dict[str, Any] = {"chunk_size": ctx.L, "eps": ctx.eps, "lengths": lengths, "reset": reset}
@@ -379,7 +356,7 @@ def mlstm(
     reset: Bool[Tensor, "B T"] | None = None,
 ) -> tuple[Float[Tensor, "B T N V"], MLSTMState]:
     """`cells.mlstm.mlstm_chunkwise` in C++, in chunks of at most `chunk_size` steps."""
-    lengths, reset = within(lengths, q.shape[1]), contiguous(reset)
+    lengths, reset = as_read(lengths, q.shape[1]), contiguous(reset)
     inputs = [q, k, v, i_pre, f_pre, state.C, state.n, state.m.detach()]
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     # Short chunks make fewer products, long ones go less often through C: what is best depends on C's size.
@@ -419,10 +396,7 @@ def mlstm_step(q, k, v, i_pre, f_pre, state: MLSTMState, eps: float) -> tuple[Te
         q.data_ptr(), k.data_ptr(), v.data_ptr(), i_pre.data_ptr(), f_pre.data_ptr(),
         N * K, 0, K, N * K, 0, K, N * V, 0, V, N, 0, 1, N, 0, 1,
         0, 0, C.data_ptr(), n.data_ptr(), m.data_ptr(), C1.data_ptr(), n1.data_ptr(), m1.data_ptr(),
-        h.data_ptr(), *NONE,
+        h.data_ptr(), *NO_BACKWARD,
     )  # fmt: skip
     functions().longshort_memory(Chosen.variant, 0, call)
     return h, MLSTMState(C1, n1, m1)
-
-
-NONE = (0,) * 14

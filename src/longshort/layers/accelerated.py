@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree
 
 from longshort.cells import core
-from longshort.kernels import KERNELS
+from longshort.kernels import KERNELS, all_float32, recording
 from longshort.layers.classic import GRU, LSTM, RNN
 
 
@@ -46,15 +46,13 @@ class Accelerated:
 
     def core_can(self, x: Any, hx: Any) -> bool:
         """Whether the core computes this call: plain float32 on the CPU, at least one step, nobody recording."""
-        if not isinstance(x, Tensor) or not x.numel() or torch.is_autocast_enabled("cpu"):
-            return False
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
-            return False
-        if x.dtype != torch.float32 or KERNELS[self.cell]["native"].why_not(x):
-            return False
         given = (hx,) if isinstance(hx, Tensor) else hx or ()
-        tensors = (*given, *self._flat_weights)  # type: ignore[attr-defined]
-        return all(isinstance(each, Tensor) and each.dtype == torch.float32 and each.is_cpu for each in tensors)
+        tensors = (x, *given, *self._flat_weights)  # type: ignore[attr-defined]
+        if recording() or torch.is_autocast_enabled("cpu") or not all(isinstance(each, Tensor) for each in tensors):
+            return False
+        return (
+            x.numel() > 0 and all_float32(*tensors) and KERNELS[self.cell]["native"].why_not(x, None, tensors) is None
+        )
 
 
 class AcceleratedLSTM(Accelerated, LSTM, nn.LSTM):
