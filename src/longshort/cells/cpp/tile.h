@@ -16,17 +16,32 @@ struct Strides {
     int64_t a_row, a_k, b_k, b_panel, c_row;
 };
 
+// The sums are copied: an array that others know of, clang keeps in memory through the loop.
 template <int MR, int NV>
-inline void accumulate(V (&sum)[MR][NV], int64_t K, const float* A, int64_t a_row, int64_t a_k, const float* B,
+ALWAYS void accumulate(V (&to)[MR][NV], int64_t K, const float* A, int64_t a_row, int64_t a_k, const float* B,
                        int64_t b_k, int64_t b_panel) {
+    V sum[MR][NV];
+    UNROLL for (int r = 0; r < MR; r++)
+        UNROLL for (int v = 0; v < NV; v++) sum[r][v] = to[r][v];
     for (int64_t k = 0; k < K; k++) {
-        V b[NV];
-        for (int v = 0; v < NV; v++) b[v] = load(B + k * b_k + v * b_panel);
-        for (int r = 0; r < MR; r++) {
-            V a = splat(A[r * a_row + k * a_k]);
-            for (int v = 0; v < NV; v++) sum[r][v] += a * b[v];
+        V a[MR], b[NV];
+        const float* bk = B + k * b_k;
+        if (MR < NV) {  // the fewer are held in registers
+            UNROLL for (int r = 0; r < MR; r++) a[r] = splat(A[r * a_row + k * a_k]);
+            UNROLL for (int v = 0; v < NV; v++) {
+                b[v] = load(bk + v * b_panel);
+                UNROLL for (int r = 0; r < MR; r++) sum[r][v] += a[r] * b[v];
+            }
+        } else {
+            UNROLL for (int v = 0; v < NV; v++) b[v] = load(bk + v * b_panel);
+            UNROLL for (int r = 0; r < MR; r++) {
+                a[r] = splat(A[r * a_row + k * a_k]);
+                UNROLL for (int v = 0; v < NV; v++) sum[r][v] += a[r] * b[v];
+            }
         }
     }
+    UNROLL for (int r = 0; r < MR; r++)
+        UNROLL for (int v = 0; v < NV; v++) to[r][v] = sum[r][v];
 }
 
 // `width`: how many lanes of C there are; B has whole vectors.
@@ -34,12 +49,12 @@ template <int MR, int NV>
 void tile(int64_t K, const float* A, const float* B, float* C, Strides s, int64_t width) {
     V sum[MR][NV];
     const bool whole = width >= NV * W;
-    for (int r = 0; r < MR; r++)
-        for (int v = 0; v < NV; v++)
+    UNROLL for (int r = 0; r < MR; r++)
+        UNROLL for (int v = 0; v < NV; v++)
             sum[r][v] = whole ? load(C + r * s.c_row + v * W) : load_some(C + r * s.c_row + v * W, width - v * W);
     accumulate<MR, NV>(sum, K, A, s.a_row, s.a_k, B, s.b_k, s.b_panel);
-    for (int r = 0; r < MR; r++)
-        for (int v = 0; v < NV; v++) {
+    UNROLL for (int r = 0; r < MR; r++)
+        UNROLL for (int v = 0; v < NV; v++) {
             if (whole) store(C + r * s.c_row + v * W, sum[r][v]);
             else store_some(C + r * s.c_row + v * W, sum[r][v], width - v * W);
         }
@@ -91,9 +106,9 @@ inline void transpose(const float* from, int64_t from_row, int64_t rows, int64_t
     for (int64_t i = 0; i < to16(rows); i += W)
         for (int64_t j = 0; j < columns; j += W) {
             V x[W];
-            for (int r = 0; r < W; r++) x[r] = i + r < rows ? load(from + (i + r) * from_row + j) : V{};
+            UNROLL for (int r = 0; r < W; r++) x[r] = i + r < rows ? load(from + (i + r) * from_row + j) : V{};
             turn(x);
-            for (int r = 0; r < W; r++) store(to + (j + r) * to_row + i, x[r]);
+            UNROLL for (int r = 0; r < W; r++) store(to + (j + r) * to_row + i, x[r]);
         }
 }
 

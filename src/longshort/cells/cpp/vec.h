@@ -21,6 +21,12 @@ namespace VARIANT {
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, VI{__VA_ARGS__})
 #endif
 #define ALWAYS inline __attribute__((always_inline))
+// Before a loop whose count is known: an array it runs over can be registers only if nothing of the loop is left.
+#if defined(__clang__)
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 32")
+#endif
 
 constexpr int W = WIDTH;
 typedef float V __attribute__((vector_size(WIDTH * 4)));
