@@ -3,9 +3,9 @@
     python build_native.py [--sanitize] [--output FILE]
 
 Needs a C++17 compiler (CXX, or c++, g++, clang++; CXXFLAGS is heeded, but ours is -O3) and nothing else: no torch, no
-Python headers. As hatch's build hook it never fails an installation: without a compiler the package is built without the
-core, and `longshort doctor` says so. LONGSHORT_NATIVE=require makes that an error, LONGSHORT_NATIVE=skip leaves the core
-out.
+Python headers. As hatch's build hook it never fails an installation: without a compiler the package is built without
+the core, and `longshort doctor` says so. LONGSHORT_NATIVE=require makes that an error, LONGSHORT_NATIVE=skip leaves the
+core out.
 """
 
 import argparse
