@@ -8,6 +8,7 @@ machine's rate of float32 matrix products, the larger of torch's and our own, me
 """
 
 import argparse
+import math
 import platform
 import statistics
 from collections.abc import Iterator
