@@ -26,10 +26,11 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix src tests benchmarks examples build_native.py
 
 # Peers live in an environment of their own: mlstm_kernels is not under an open licence, and no test needs them. Some ask
-# for packages that a CPU has no use for, so they come alone.
+# for packages that a CPU has no use for, so they come alone. Another processor's page: make bench PAGE=docs/...
+PAGE ?= docs/performance.md
 bench: .venv-bench/.ready
 	$(PYTHON) build_native.py
-	PYTHONPATH=src .venv-bench/bin/python -W ignore benchmarks/speed.py --threads 2 --json benchmarks/speed.json --markdown docs/performance.md
+	PYTHONPATH=src .venv-bench/bin/python -W ignore benchmarks/speed.py --threads 2 --json benchmarks/speed.json --markdown $(PAGE)
 
 # Runs with any interpreter that has torch and pytest: make gpu-check PYTHON=python3. Installs nothing.
 gpu-check:

@@ -45,8 +45,11 @@ def table() -> None:
     print("|---|" + "---|" * len(DTYPES))
     for case in CASES:
         takes = [dtype for dtype in DTYPES if case in WIDE or dtype != torch.float64]
-        cells = ["{:.0e} · {:.0e}".format(*figures(case, dtype)) if dtype in takes else "–" for dtype in DTYPES]
-        print(f"| {case.replace('-', ', ', 1)} | " + " | ".join(cells) + " |", flush=True)
+        found = [
+            [f"{x:.0e}" if x else "0" for x in figures(case, dtype)] if dtype in takes else "–" for dtype in DTYPES
+        ]
+        cells = [" · ".join(each) for each in found]
+        print(f"| {case.replace('-', ', ')} | " + " | ".join(cells) + " |", flush=True)
 
 
 def long(T: int = 100_000) -> None:
