@@ -1,6 +1,6 @@
 """longshort on this CPU beside every peer, in one process: prints each case, the ones it loses too.
 
-    make bench                                     # all of it, about a quarter of an hour; rewrites docs/performance.md
+    make bench [PAGE=docs/performance.md]          # all of it, about a quarter of an hour; rewrites that page
     PYTHONPATH=src python benchmarks/speed.py [--only mlstm layers] [--quick] [--threads 2]
 
 A ratio is of medians of interleaved rounds, the fastest peer over ours: above 1 longshort is faster. The limit is this
@@ -8,7 +8,6 @@ machine's rate of float32 matrix products, the larger of torch's and our own, me
 """
 
 import argparse
-import math
 import platform
 import statistics
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from longshort.files import write_atomically, write_json, write_text
 
 MEDIAN_AIMS = {("slstm", "forward"): 1.7, ("slstm", "forward+backward"): 2.2,
                ("lstm", "forward"): 1.1, ("lstm", "forward+backward"): 1.4}  # fmt: skip
+PAGE = Path("docs/performance.md")  # what `make bench` writes
 LINEAR = 0.1  # how much the time per step may change with T
 
 
@@ -46,8 +46,7 @@ def share(result: Result) -> str:
 
 
 def differ(result: Result) -> str:
-    known = [x for x in result.differ.values() if not math.isnan(x)]
-    return f"{max(known):.0e}" if known else "–"
+    return f"{max(result.differ.values()):.0e}" if result.differ else "–"
 
 
 def say(result: Result) -> str:
@@ -166,10 +165,11 @@ def measure(args: argparse.Namespace) -> dict:
     everything = args.only == list(GROUPS) and not args.quick and args.threads == 2
     given = "" if args.only == list(GROUPS) else f" --only {' '.join(args.only)}"
     given += " --quick" * args.quick + f" --threads {args.threads}"
+    makes = "make bench" + (f" PAGE={args.markdown}" if args.markdown not in (None, PAGE) else "")
     others = machine.Others()
     limits, named = machine.limits(1.0 if args.quick else 4.0)
     found = {
-        "command": "make bench" if everything else f"python benchmarks/speed.py{given}", "date": str(date.today()),
+        "command": makes if everything else f"python benchmarks/speed.py{given}", "date": str(date.today()),
         "threads": args.threads, "system": platform.platform(), "machine": machine.about(), "limits": named,
         "peers": machine.peers(), "results": [], "gradients": [], "missing": MISSING, "together": [], "others": "",
     }  # fmt: skip

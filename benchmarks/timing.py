@@ -1,6 +1,5 @@
 """Timing side by side: contenders take turns in one process, and ratios are of medians. No case is here."""
 
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -75,6 +74,8 @@ class Result:
     wish: float | None
     differ: dict[str, float]
     """How far each peer's answer is from ours."""
+    not_compared: dict[str, str]
+    """Peers whose answer could not be compared, and why."""
     share: float | None
     """Of the machine's limit."""
     limit: str | None
@@ -96,8 +97,10 @@ class Result:
     @property
     def notes(self) -> list[str]:
         """What must not be silent."""
-        far = {name: x for name, x in self.differ.items() if not x < SAME}
-        apart = [f"{name} {'NOT COMPARED' if math.isnan(x) else f'DISAGREES by {x:.0e}'}" for name, x in far.items()]
+        apart = [f"{name} DISAGREES by {x:.0e}" for name, x in self.differ.items() if not x < SAME]
+        apart += [
+            f"{name} NOT COMPARED ({why})" for name, why in self.not_compared.items() if name not in self.left_out
+        ]
         return apart + [f"left out: {name} ({why})" for name, why in self.left_out.items()]
 
 
@@ -133,7 +136,7 @@ def first_calls(theirs: dict[str, Callable[[], object]]) -> tuple[dict[str, Call
         try:
             took[name] = seconds(call, 1)
         except Exception as error:  # whatever a stranger raises
-            why[name] = f"raises {type(error).__name__}: {str(error)[:100]}"
+            why[name] = raised(error)
     fastest = min(took, key=took.__getitem__, default=None)
     for name, each in took.items():
         if name != fastest and (each > LONG or each > max(1.0, SLOWER * took[fastest])):
@@ -141,20 +144,24 @@ def first_calls(theirs: dict[str, Callable[[], object]]) -> tuple[dict[str, Call
     return {name: call for name, call in theirs.items() if name not in why}, why
 
 
-def differences(same: dict[str, Callable[[], float]]) -> dict[str, float]:
-    """How far each peer's answer is from ours; NaN, which the notes tell of, where it cannot be compared."""
-    found = {}
+def raised(error: Exception) -> str:
+    return f"raises {type(error).__name__}: {str(error)[:100]}"
+
+
+def differences(same: dict[str, Callable[[], float]]) -> tuple[dict[str, float], dict[str, str]]:
+    """How far each peer's answer is from ours, and for the others why that is not known."""
+    found, why = {}, {}
     for name, difference in same.items():
         try:
             found[name] = difference()
-        except Exception:  # whatever a stranger raises
-            found[name] = math.nan
-    return found
+        except Exception as error:  # whatever a stranger raises
+            why[name] = raised(error)
+    return found, why
 
 
 def run(case: Case, limits: Limits, budget: float) -> Result:
     """Check that the answers agree, and time."""
-    differ = differences(case.same)
+    differ, not_compared = differences(case.same)
     theirs, left_out = first_calls(case.theirs)
     times = take_turns({"": case.ours} | theirs, case.block, budget, case.rest)
     medians = {name: statistics.median(each) for name, each in times.items()}
@@ -168,8 +175,8 @@ def run(case: Case, limits: Limits, budget: float) -> Result:
         share, limit = case.moved / ours / limits.copying, "copying"
     return Result(
         case.group, case.work, ours, spread.pop(""), medians, spread, rounds, left_out,
-        medians[best] / ours if best else None, best, case.aim, case.wish, differ, share, limit, case.share,
-        case.steps, case.kept() if case.kept else None,
+        medians[best] / ours if best else None, best, case.aim, case.wish, differ, not_compared, share, limit,
+        case.share, case.steps, case.kept() if case.kept else None,
     )  # fmt: skip
 
 

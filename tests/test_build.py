@@ -1,6 +1,7 @@
 """The package is built with its C++ core where there is a compiler, and without it where there is none."""
 
 import os
+import platform
 import subprocess
 import sys
 import zipfile
@@ -58,3 +59,24 @@ def test_by_hand_a_failure_is_told_and_nothing_is_left(tmp_path, env, told):
     assert told in done.stderr
     assert target.read_text() == "what was there"
     assert [path.name for path in tmp_path.iterdir()] == ["libnative.so"]
+
+
+def test_no_flag_of_the_user_s_changes_numbers_or_processors(tmp_path):
+    """Every command, asked what it defines: `baseline` is any processor's, and nothing is -ffast-math's."""
+    asking = tmp_path / "c++"
+    asking.write_text(
+        '#!/bin/sh\n[ "$1" = -dumpmachine ] && exec c++ -dumpmachine\n'
+        f'c++ "$@" -dM -E\nfor last; do :; done\ncp "$last" "{tmp_path}/$$.macros"\nexit 1\n'
+    )
+    asking.chmod(0o755)
+    command = [sys.executable, ROOT / "build_native.py", "--output", tmp_path / "libnative.so"]
+    env = os.environ | {"CXX": str(asking), "CXXFLAGS": "-O1 -ffast-math -march=native -DTOLD"}
+    assert subprocess.run(command, check=False, env=env, capture_output=True).returncode == 1
+    asked = [path.read_text() for path in tmp_path.glob("*.macros")]
+    assert len(asked) >= 2
+    for macros in asked:
+        assert "#define TOLD 1" in macros
+        assert "__FAST_MATH__" not in macros
+        assert "__FINITE_MATH_ONLY__ 0" in macros
+        if platform.machine() == "x86_64":
+            assert ("__AVX2__" in macros) == any(f"VARIANT {name}" in macros for name in ("avx2", "avx512"))

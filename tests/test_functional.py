@@ -136,6 +136,29 @@ def test_gradients_are_exact_to_second_order(case, cuts):
     assert torch.autograd.gradgradcheck(answer, tensors)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_a_graph_of_the_gradients_changes_none_of_them(case):
+    """Also where inputs are one tensor twice, or come from one another: a second segment, and layers that share R."""
+    p = problem(case, T=4, B=2, N=1, H=3)
+    leaves = {k: x.clone().requires_grad_() for k, x in (p.inputs | p.weights).items()}
+    inputs, weights = ({k: leaves[k] for k in xs} for xs in (p.inputs, p.weights))
+    if "k" in inputs:
+        inputs |= {"k": inputs["q"], "f_pre": inputs["i_pre"]}
+    p = p._replace(inputs=inputs, weights=weights)
+    h, last = p.run()
+    first, x = next(iter(inputs.items()))
+    h, last = p._replace(inputs=inputs | {first: x * h.sum()}, state=last).run()
+    loss = h.square().sum() + sum(x.square().sum() for name, x in last._asdict().items() if name != "m")
+
+    def gradients(**how):
+        found = torch.autograd.grad(loss, list(leaves.values()), retain_graph=True, allow_unused=True, **how)
+        return {name: d for name, d in zip(leaves, found, strict=True) if d is not None}
+
+    got = gradients(create_graph=True)
+    assert len(got) >= 2 and all(d.requires_grad for d in got.values())
+    assert_same({name: d.detach() for name, d in got.items()}, gradients(), 10 * tolerance(case))
+
+
 def transformable(case):
     """A problem that vmap and forward mode can look into: the chunkwise form refuses, and auto takes another."""
     p = problem(case, T=6)

@@ -431,10 +431,13 @@ def check_lengths(lengths, B: int, T: int, device: torch.device) -> Int[Tensor, 
         raise ValueError(
             f"lengths must be {B} whole numbers, one a row, got shape {tuple(lengths.shape)} of {lengths.dtype}"
         )
-    lengths = lengths.long()
-    if readable(lengths):
-        check_within(lengths, T)
-    return lengths.to(device)
+    here = lengths.long()
+    there = here.to(device)
+    for each in (here, there):
+        if readable(each):
+            check_within(each, T)
+            break
+    return there
 
 
 def check_reset(reset, shape: Sequence[int], meaning: str) -> Bool[Tensor, "..."] | None:

@@ -132,8 +132,6 @@ def choose(
 
 
 FEW_ROWS = 32  # below, laying the weights out anew costs more than it saves
-
-
 LINEAR = in_cpp("linear")
 
 

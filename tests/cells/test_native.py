@@ -236,6 +236,26 @@ def test_functions_at_the_limits(variant):
     assert all(gate(which, x)[5].isnan() for which in range(4))
 
 
+def test_a_normaliser_that_is_nan_counts_as_the_reference_counts_it():
+    p = native_problem("mlstm", T=1, N=1)
+    p = p._replace(state=p.state._replace(n=torch.full_like(p.state.n, torch.nan)))
+    step = {k: x[:, 0] for k, x in p.inputs.items()}
+    for h in (p.run()[0][:, 0], functional.mlstm_step(*step.values(), p.state, kernel="native")[0]):
+        assert_same({"h": h}, {"h": exact(p).run()[0][:, 0]}, F32)
+
+
+def test_lengths_of_any_whole_kind_are_read_as_what_they_are():
+    """The core reads 64-bit numbers where they stand."""
+    lengths = torch.tensor([3, 1, 2])
+    for dtype in (torch.int32, torch.uint8):
+        assert torch.equal(native.as_read(lengths.to(dtype), 3), lengths)
+    assert torch.equal(native.as_read(lengths.repeat_interleave(2)[::2], 3), lengths)
+    x, R = torch.randn(3, 2, 4, 1, 3), torch.randn(4, 1, 3, 3)
+    for kernel in ("native", "reference"):
+        with pytest.raises(ValueError, match="lengths must be between 0 and T=2, got 1 to 3"):
+            lstm(x, R, lengths=torch.nn.Parameter(lengths, requires_grad=False), kernel=kernel)
+
+
 # ---- derivatives -----------------------------------------------------------------------------------------------------
 
 

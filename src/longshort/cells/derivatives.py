@@ -20,10 +20,13 @@ def looked_into(grads: Sequence[Tensor | None]) -> bool:
 def differentiable(run: Callable, inputs: Sequence[Tensor], grads: Sequence[Tensor | None]) -> list[Tensor | None]:
     """The gradients of `inputs` as a graph of their own, by autograd through `run(*inputs)`: for any further order.
 
-    `grads` are those of what `run` returns, None where there is none.
+    `grads` are those of what `run` returns, None where there is none. Inputs may be one tensor twice, or come from one
+    another: each is taken as a thing of its own, for autograd follows the ways between them itself.
     """
     again = torch.is_grad_enabled()
-    if not again:  # what they came from is not ours to free
+    if again:
+        inputs = [x.view_as(x) for x in inputs]
+    else:  # what they came from is not ours to free
         inputs = [x.detach().requires_grad_(x.requires_grad) for x in inputs]
     wanted = [x for x in inputs if x.requires_grad]
     with torch.enable_grad():

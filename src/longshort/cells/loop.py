@@ -7,6 +7,7 @@ from typing import NamedTuple, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import Parameter
 from torch.utils import _pytree
 
 from longshort.shapes import Bool, Float, Int
@@ -131,13 +132,13 @@ def readable(x: Tensor) -> bool:
     """Whether the values of `x` can be read at no cost: they are on the CPU, and nobody records or transforms."""
     if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return False
-    return type(x) is Tensor and x.device.type == "cpu"
+    return type(x) in (Tensor, Parameter) and x.device.type == "cpu"
 
 
 def check_within(lengths: Int[Tensor, "B"], T: int) -> None:
     """No row is longer than the input."""
     if lengths.numel() and not 0 <= int(lengths.min()) <= int(lengths.max()) <= T:
-        raise ValueError(f"lengths must be between 0 and T={T}, got {lengths.min()} to {lengths.max()}")
+        raise ValueError(f"lengths must be between 0 and T={T}, got {int(lengths.min())} to {int(lengths.max())}")
 
 
 def clean(x: Float[Tensor, "B T ..."], within: Bool[Tensor, "B T"]) -> Tensor:

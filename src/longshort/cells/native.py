@@ -114,10 +114,11 @@ def as_saved(*tensors: Tensor | None) -> None:
 
 def as_read(lengths: Tensor | None, T: int) -> Tensor | None:
     """`lengths` as the core reads them. Those that the doors could not look at are checked here: it trusts them."""
-    if lengths is not None and not readable(lengths):
+    if lengths is None:
+        return None
+    if not readable(lengths):
         check_within(lengths, T)
-        lengths = lengths.detach().to("cpu", torch.long)
-    return contiguous(lengths)
+    return contiguous(lengths.detach().to("cpu", torch.long))
 
 
 def padded(pointers: list[int], n: int) -> list[int]:

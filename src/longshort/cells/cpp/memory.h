@@ -277,7 +277,7 @@ struct Chunk {
             dens += now * load_some(q + r, s.K - r);
         }
         const float den = sum_of(dens) * scale, size = den < 0 ? -den : den;
-        const float part = scale / (max1(size, floor_of(splat(m))[0]) + s.eps);
+        const float floor = floor_of(splat(m))[0], part = scale / ((size > floor ? size : floor) + s.eps);
         for (int64_t j = 0; j < s.V; j += 4 * W) {
             V num[4] = {}, value[4];
             for (int x = 0; x < 4; x++) value[x] = j + x * W < s.V ? load_some(v + j + x * W, s.V - j - x * W) : V{};

@@ -92,7 +92,7 @@ ALWAYS Exponential exponential(V x) {
 
 // 0 below -87.3 (the result would be subnormal), infinite above 88.3 or a little later.
 ALWAYS V exp(V x) {
-#if defined(__AVX512F__)
+#if WIDTH == 16 && defined(__AVX512F__)
     Exponential e = exponential(vmin(splat(128.f), vmax(splat(-128.f), x)));  // scales to 0 and infinity by itself
     return (V)_mm512_scalef_ps((__m512)(e.p + 1.f), (__m512)e.n);
 #else
