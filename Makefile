@@ -49,16 +49,20 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-# What it takes to use the library. The C++ core is compiled along, if there is a compiler.
-$(VENV)/.run: pyproject.toml build_native.py $(wildcard src/longshort/cells/cpp/*.h src/longshort/cells/cpp/*.cpp) | $(VENV)/bin/python
+# What an installation is made from. The C++ core is compiled along, if there is a compiler.
+SOURCES := pyproject.toml build_native.py $(wildcard src/longshort/cells/cpp/*.h src/longshort/cells/cpp/*.cpp)
+
+# What it takes to use the library.
+$(VENV)/.run: $(SOURCES) | $(VENV)/bin/python
 	$(BIN)/pip install -q $(TORCH) -e '.[hand]'
 	touch $@
 
-# What it takes to work on it. xlstm is a stranger that tests compare with; its own dependencies are not wanted.
-$(VENV)/.dev: $(VENV)/.run
+# What it takes to work on it, and so to use it: one installation, for each compiles the core. xlstm is a stranger that
+# tests compare with; its own dependencies are not wanted.
+$(VENV)/.dev: $(SOURCES) | $(VENV)/bin/python
 	$(BIN)/pip install -q $(TORCH) -e '.[dev]'
 	$(BIN)/pip install -q --no-deps xlstm==2.0.6
-	touch $@
+	touch $(VENV)/.run $@
 
 .venv-bench/.ready:
 	$(PYTHON) -m venv .venv-bench
