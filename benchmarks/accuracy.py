@@ -40,15 +40,16 @@ def figures(case: str, dtype: torch.dtype) -> tuple[float, float]:
     return forward, backward
 
 
+def digit(x: float) -> str:
+    return f"{x:.0e}" if x else "0"
+
+
 def table() -> None:
     print("| cell, form | " + " | ".join(str(dtype)[6:] for dtype in DTYPES) + " |")
     print("|---|" + "---|" * len(DTYPES))
     for case in CASES:
         takes = [dtype for dtype in DTYPES if case in WIDE or dtype != torch.float64]
-        found = [
-            [f"{x:.0e}" if x else "0" for x in figures(case, dtype)] if dtype in takes else "–" for dtype in DTYPES
-        ]
-        cells = [" · ".join(each) for each in found]
+        cells = [" · ".join(map(digit, figures(case, dtype))) if dtype in takes else "–" for dtype in DTYPES]
         print(f"| {case.replace('-', ', ')} | " + " | ".join(cells) + " |", flush=True)
 
 
