@@ -98,6 +98,21 @@ def test_lengths_and_resets_give_the_reference_s_answer(form, what, count, varia
         assert_same(got, wanted(p, more), F32)
 
 
+@pytest.mark.parametrize("form", [form for form in CELLS if not form.startswith("mlstm")])
+def test_what_is_written_past_the_caches_gives_the_reference_s_answer(form, variant, threads):
+    """So many rows and steps that what is kept, and the gradient of the inputs, are written past the caches."""
+    B, T, N, H = 64, 66, 2, 64
+    assert B * T * N * H > 2**19  # the core's LARGE; the RNN has one number a unit
+    p = native_problem(form, T=T, B=B, N=N, H=H)
+    if form == "slstm-exp":
+        p = p._replace(inputs={"x_pre": p.inputs["x_pre"] * 0.125})
+    p = p._replace(options=p.options | {"lengths": torch.arange(B) * T // (B - 1), "reset": torch.rand(B, T) < 0.1})
+    want = everything(exact(p))
+    for count in (1, 2):
+        threads(count)
+        assert_same(everything(p), want, F32)
+
+
 @pytest.mark.parametrize("form", CELLS)
 def test_gates_at_their_limits_give_the_reference_s_answer(form, variant):
     p, more = pose(form, 9, 3, "extreme gates")

@@ -57,7 +57,7 @@ RECURRENT = {
     "rnn": InCore(0, 0, 1, RNNState, rnn_reference),
     "lstm": InCore(1, 5, 2, LSTMState, lstm_reference, "proj"),
     "gru": InCore(2, 4, 1, GRUState, gru_reference, "bias"),
-    "slstm": InCore(3, 7, 3, SLSTMState, slstm_reference),
+    "slstm": InCore(3, 6, 3, SLSTMState, slstm_reference),
 }
 
 

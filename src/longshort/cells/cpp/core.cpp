@@ -154,7 +154,7 @@ EXPORT void longshort_product(int64_t variant, const Product* call) { VARIANTS[v
 EXPORT void longshort_gate(int64_t variant, int64_t which, const float* x, float* y, int64_t n) {
     VARIANTS[variant]->gate(which, x, y, n);
 }
-EXPORT int64_t longshort_version() { return 1; }  // of what the structures mean: core.py's VERSION
+EXPORT int64_t longshort_version() { return 2; }  // of what the structures mean: core.py's VERSION
 EXPORT int64_t longshort_size(int64_t which) {
     return which == 0 ? sizeof(Recurrence) : which == 1 ? sizeof(Memory) : sizeof(Product);
 }

@@ -11,6 +11,7 @@
 namespace VARIANT {
 
 constexpr float NOTHING = -__builtin_inff();
+constexpr int64_t LARGE = 1 << 19;  // floats: more than a core's own cache holds
 constexpr int64_t LINES = 256, TALL = 16 * ROWS;  // of a sum over rows and steps, at a time
 
 // Who does what: `teams` of `team` threads; the batch is dealt out to `groups`. An item is a head of a group.
@@ -58,6 +59,7 @@ template <class Cell> struct Layout {
     Barrier* barriers = nullptr;
     int64_t item_size = 0;
     bool small = false;  // a step's inputs are few
+    bool past = false;   // what a step leaves behind goes past the caches: whole lines, and too many to stay there
     float* d_recurrent = nullptr;  // (B, T, N, H): in a GRU's backward, d (R_n h + bias)
     float *unprojected = nullptr, *d_projected = nullptr;  // in a projecting LSTM's: (B, T, N, H), and d h (B, T, N, P)
 
@@ -75,7 +77,7 @@ template <class Cell> struct Layout {
     int64_t at(int64_t b, int64_t t, int64_t n) const { return ((b * s.T + t) * s.N + n) * s.P; }
     int64_t unit_at(int64_t b, int64_t t, int64_t n) const { return ((b * s.T + t) * s.N + n) * s.H; }
     float* kept(int64_t b, int64_t t, int64_t n) const {
-        return s.saved + ((b * s.T + t) * s.N + n) * Cell::KEEPS * to16(s.H);
+        return s.saved + ((n * s.T + t) * s.B + b) * Cell::KEEPS * to16(s.H);
     }
 };
 
@@ -235,7 +237,9 @@ template <class Cell> struct Forward : Layout<Cell> {
         V h = Cell::step(pre, apart, Cell::APART ? load(it.h[t & 1] + h_here) : V{}, state, s.saved ? keep : nullptr);
         if (s.saved) {
             float* to = this->kept(b, t, it.n) + j * Cell::KEEPS;
-            for (int k = 0; k < Cell::KEEPS; k++) store(to + k * W, keep[k]);
+            for (int k = 0; k < Cell::KEEPS; k++)
+                if (this->past) store_past(to + k * W, keep[k]);
+                else store(to + k * W, keep[k]);
         }
         const bool cut = empties(b, t);
         if (cut)
@@ -317,6 +321,7 @@ template <class Cell> struct Forward : Layout<Cell> {
                 if (plan.team > 1) wait_at(meet, (int32_t)plan.team);
             }
         for (int64_t i = team; i < plan.items; i += plan.teams) end(item(i), units, outputs);
+        if (this->past) fence();
     }
 };
 
@@ -428,7 +433,11 @@ template <class Cell> struct Backward : Layout<Cell> {
         }
         V apart = {};
         const V through = Cell::back(kept, before, h, h_before, dh, d_state, d_pre, &apart);
-        for (int g = 0; g < Cell::G; g++) store_some(d_x_pre(b, t, g, it.n) + j, d_pre[g], lanes);
+        for (int g = 0; g < Cell::G; g++) {
+            float* to = d_x_pre(b, t, g, it.n) + j;
+            if (this->past) store_past(to, d_pre[g]);
+            else store_some(to, d_pre[g], lanes);
+        }
         if (Cell::APART) {
             d_pre[Cell::G - 1] = apart;
             store_some(d_recurrent + this->at(b, t, it.n) + j, apart, lanes);
@@ -496,6 +505,7 @@ template <class Cell> struct Backward : Layout<Cell> {
                 for (int64_t i = first; i < last; i += plan.teams) before(item(i), t, outputs);
             }
         for (int64_t i = team; i < plan.items; i += plan.teams) end(item(i), units, outputs);
+        if (this->past) fence();
         wait_at(this->barriers, (int32_t)threads);
         if (thread == 0 && Cell::APART && s.d_more)
             for (int64_t i = 0; i < plan.items; i++)
@@ -578,6 +588,9 @@ template <class Cell> struct Backward : Layout<Cell> {
 
 template <class Run, class Cell> void call(const Recurrence& s, bool backward) {
     Run run = {{s}};
+    const bool lines = backward ? s.H % 16 == 0 : Cell::KEEPS * W % 16 == 0;
+    run.past = lines && (uintptr_t)(backward ? s.d_x_pre : s.saved) % 64 == 0 &&
+               s.B * s.T * s.N * s.H * (backward ? Cell::G : Cell::KEEPS) > LARGE;
     run.width = whole(s.H), run.tiles = run.width / W, run.blocks = ceil_div(run.tiles, Cell::BESIDE);
     run.deep = whole(s.P), run.outputs = run.deep / W;
     const bool projects = Cell::PROJECTS && s.more, packs = backward || projects || s.T * s.B > 16;

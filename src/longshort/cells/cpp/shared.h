@@ -16,7 +16,7 @@ struct Recurrence {
     const float* start[4];      // (B, N, P): h; and (B, N, H): c, n, m where the cell has them
     float* last[4];
     float* h;                   // (B, T, N, P)
-    float* saved;               // what the backward needs: per row, step and head KEEPS * (H up to 16s); or null
+    float* saved;               // what the backward needs: per head, step and row KEEPS * (H up to 16s); or null
     // Backward: in and out.
     const float* d_h;           // (B, T, N, P), by strides
     int64_t dh_b, dh_t, dh_n;

@@ -78,7 +78,7 @@ struct GRU {
 };
 
 template <bool SIGMOID> struct SLSTM {
-    static constexpr int G = 4, STATES = 3, KEPT = 2, KEEPS = 7, BESIDE = 1;
+    static constexpr int G = 4, STATES = 3, KEPT = 2, KEEPS = 6, BESIDE = 1;
     static constexpr bool APART = false;
     static constexpr bool PROJECTS = false;
 
@@ -95,13 +95,19 @@ template <bool SIGMOID> struct SLSTM {
         const V z = tanh(pre[2]), o = sigmoid(pre[3]);
         c = f * c + i * z;                         // (8)
         n = f * n + i;                             // (9)
-        if (keep) keep[0] = i, keep[1] = f, keep[2] = z, keep[3] = o, keep[4] = gate.slope, keep[5] = c, keep[6] = n;
+        // One of i and f is always 1 (both 0 where n is): the other is kept, f with a minus.
+        if (keep) {
+            keep[0] = f < splat(1.f) ? with_sign_of(f, splat(-1.f)) : i;
+            keep[1] = z, keep[2] = o, keep[3] = gate.slope, keep[4] = c, keep[5] = n;
+        }
         return o * (c / (m == nothing ? splat(1.f) : n));  // (10)
     }
 
     // m carries no gradient: c and n are differentiated at fixed m.
     static V back(const V* kept, const V* before, V, V, V dh, V* d_state, V* d_pre, V*) {
-        const V i = kept[0], f = kept[1], z = kept[2], o = kept[3], slope = kept[4], c = kept[5], n = kept[6];
+        const V z = kept[1], o = kept[2], slope = kept[3], c = kept[4], n = kept[5];
+        const V other = n == V{} ? V{} : splat(1.f);
+        const V i = (VI)kept[0] < 0 ? other : kept[0], f = (VI)kept[0] < 0 ? -kept[0] : other;
         const V c_before = before[0], n_before = before[1];
         const V part = 1.f / (n == V{} ? splat(1.f) : n);  // n is 0 while nothing was written
         const V ratio = c * part;
