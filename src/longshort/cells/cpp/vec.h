@@ -90,16 +90,15 @@ ALWAYS Exponential exponential(V x) {
     return {scale, r + r * r * q, n};
 }
 
-// 0 below -87.3 (the result would be subnormal), infinite above 88.3 or a little later.
+// Past float32's range the power of two itself becomes 0 (below -87.7; from -87.4 on the result is subnormal) and
+// infinite (above 88.4 or a little later).
 ALWAYS V exp(V x) {
 #if WIDTH == 16 && defined(__AVX512F__)
     Exponential e = exponential(vmin(splat(128.f), vmax(splat(-128.f), x)));  // scales to 0 and infinity by itself
     return (V)_mm512_scalef_ps((__m512)(e.p + 1.f), (__m512)e.n);
 #else
-    Exponential e = exponential(vmin(splat(88.3f), vmax(splat(-87.3f), x)));
-    V y = e.scale + e.scale * e.p;
-    y = x < splat(-87.3f) ? V{} : y;
-    return x > splat(88.3f) ? splat(__builtin_inff()) : y;
+    Exponential e = exponential(vmin(splat(88.9f), vmax(splat(-88.f), x)));
+    return e.scale * (e.p + 1.f);
 #endif
 }
 
