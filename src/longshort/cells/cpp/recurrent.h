@@ -79,6 +79,11 @@ template <class Cell> struct Layout {
     float* kept(int64_t b, int64_t t, int64_t n) const {
         return s.saved + ((n * s.T + t) * s.B + b) * Cell::KEEPS * to16(s.H);
     }
+    // For what is kept, and for d x_pre.
+    ALWAYS void leave(float* to, V x, int64_t lanes) const {
+        if (past) store_past(to, x);
+        else store_some(to, x, lanes);
+    }
 };
 
 inline void sort_by_length(const Recurrence& s, int64_t* order) {
@@ -237,9 +242,7 @@ template <class Cell> struct Forward : Layout<Cell> {
         V h = Cell::step(pre, apart, Cell::APART ? load(it.h[t & 1] + h_here) : V{}, state, s.saved ? keep : nullptr);
         if (s.saved) {
             float* to = this->kept(b, t, it.n) + j * Cell::KEEPS;
-            for (int k = 0; k < Cell::KEEPS; k++)
-                if (this->past) store_past(to + k * W, keep[k]);
-                else store(to + k * W, keep[k]);
+            for (int k = 0; k < Cell::KEEPS; k++) this->leave(to + k * W, keep[k], W);
         }
         const bool cut = empties(b, t);
         if (cut)
@@ -433,11 +436,7 @@ template <class Cell> struct Backward : Layout<Cell> {
         }
         V apart = {};
         const V through = Cell::back(kept, before, h, h_before, dh, d_state, d_pre, &apart);
-        for (int g = 0; g < Cell::G; g++) {
-            float* to = d_x_pre(b, t, g, it.n) + j;
-            if (this->past) store_past(to, d_pre[g]);
-            else store_some(to, d_pre[g], lanes);
-        }
+        for (int g = 0; g < Cell::G; g++) this->leave(d_x_pre(b, t, g, it.n) + j, d_pre[g], lanes);
         if (Cell::APART) {
             d_pre[Cell::G - 1] = apart;
             store_some(d_recurrent + this->at(b, t, it.n) + j, apart, lanes);

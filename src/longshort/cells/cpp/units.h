@@ -97,7 +97,7 @@ template <bool SIGMOID> struct SLSTM {
         n = f * n + i;                             // (9)
         // One of i and f is always 1 (both 0 where n is): the other is kept, f with a minus.
         if (keep) {
-            keep[0] = f < splat(1.f) ? with_sign_of(f, splat(-1.f)) : i;
+            keep[0] = f < splat(1.f) ? -f : i;
             keep[1] = z, keep[2] = o, keep[3] = gate.slope, keep[4] = c, keep[5] = n;
         }
         return o * (c / (m == nothing ? splat(1.f) : n));  // (10)
