@@ -105,12 +105,21 @@ def test_lengths_and_resets_give_the_reference_s_answer(form, what, count, varia
 @pytest.mark.parametrize("form", [form for form in CELLS if not form.startswith("mlstm")])
 def test_what_is_written_past_the_caches_gives_the_reference_s_answer(form, variant, threads):
     """So many rows and steps that what is kept, and the gradient of the inputs, are written past the caches."""
-    B, T, N, H = 64, 66, 2, 64
+    past_the_caches(form, 66, 64, (1, 2), threads)
+
+
+@pytest.mark.parametrize("form", ["rnn-tanh", "slstm-sigmoid"])
+def test_where_a_row_is_no_whole_lines_less_is_written_past_the_caches(form, variant, threads):
+    past_the_caches(form, 100, 41, (2,), threads)
+
+
+def past_the_caches(form, T, H, counts, threads):
+    B, N = 64, 2
     assert B * T * N * H > 2**19  # the core's LARGE; the RNN has one number a unit
     p = long_problem(form, T=T, B=B, N=N, H=H)
     p = p._replace(options=p.options | {"lengths": torch.arange(B) * T // (B - 1), "reset": torch.rand(B, T) < 0.1})
     want = everything(exact(p))
-    for count in (1, 2):
+    for count in counts:
         threads(count)
         assert_same(everything(p), want, F32)
 
@@ -126,14 +135,27 @@ def test_gates_at_their_limits_give_the_reference_s_answer(form, variant):
 @pytest.mark.parametrize(("K", "V"), [(1, 1), (1, 5), (17, 2), (22, 70), (64, 16), (16, 64), (130, 33)])
 @pytest.mark.parametrize("chunk_size", [1, 3, 16, 64, 100, 1000])
 def test_mlstm_takes_any_widths_and_chunks(K, V, chunk_size, variant):
-    T = 150
-    numbers = torch.randn(2, T, 2, 2 * K + V + 2)
-    inputs = [x.clone().requires_grad_() for x in numbers.split([K, K, V, 1, 1], -1)]
+    as_in_float64(2, 150, K, V, chunk_size=chunk_size)
 
-    def learn(dtype, **options):
+
+@pytest.mark.parametrize(("K", "V"), [(16, 128), (21, 128), (16, 121)])
+def test_an_mlstm_that_writes_past_the_caches_gives_the_reference_s_answer(K, V, variant, threads):
+    """h and the gradients of q, k and v: each where a row is whole lines."""
+    B, T = 36, 66
+    assert B * T * 2 * V > 2**19  # the core's LARGE
+    threads(2)
+    as_in_float64(B, T, K, V, lengths=torch.arange(B) * T // (B - 1), reset=torch.rand(B, T) < 0.1)
+
+
+def as_in_float64(B, T, K, V, chunk_size=64, **options):
+    """The mLSTM of the core, beside the chunkwise form: h, the last state, every gradient."""
+    numbers = torch.randn(B, T, 2, 2 * K + V + 2)
+    inputs = [x.clone() for x in numbers.split([K, K, V, 1, 1], -1)]
+
+    def learn(dtype, **kernel):
         given = [x.detach().to(dtype).requires_grad_() for x in inputs]
         q, k, v, i, f = given
-        h, last = mlstm(q, k, v, i[..., 0], f[..., 0], **options)
+        h, last = mlstm(q, k, v, i[..., 0], f[..., 0], **options, **kernel)
         (h.sum() + last.C.sum() + last.n.sum()).backward()
         return {"h": h.detach(), **last._asdict(), **{str(n): x.grad for n, x in enumerate(given)}}
 
@@ -241,6 +263,19 @@ def test_functions_are_right_to_a_few_units_in_the_last_place(name, variant):
         want = true(mpmath.mpf(given))
         if abs(want) > 1.2e-38:
             assert abs(found - want) <= allowed * unit * abs(want), f"{name}({given}) = {found}, not {want}"
+
+
+def test_exp_where_the_result_is_no_normal_float(variant):
+    """Near 0 subnormal, or already 0; from 2.4e38 on as it is, or already infinite."""
+    x = torch.cat([torch.linspace(-105, -87.3, 4001), torch.linspace(88.3, 90, 4001)])
+    got, want = gate(0, x).double(), x.double().exp()
+    assert torch.equal(got, got.sort().values)
+    small = x < 0
+    assert ((got - want)[small].abs() <= 1.2e-38).all()
+    most = torch.finfo(torch.float32).max
+    assert ((got == torch.inf) | ((got - want).abs() <= 4e-7 * want))[~small].all()
+    assert (got[~small & (want < 2.4e38)] < torch.inf).all()
+    assert (got[want > most * (1 + 1e-6)] == torch.inf).all()
 
 
 def test_functions_at_the_limits(variant):

@@ -27,39 +27,57 @@ inline float max1(float a, float b) { return a > b || a != a ? a : b; }  // NaN 
 
 // One head of one row: its chunk, in this thread's own room. Widths are whole vectors: K1, V1, L1.
 struct Chunk {
+    // Rows of numbers, one for each step, where the caller has them.
+    struct Rows {
+        const float* x;
+        int64_t x_b, x_t, x_n, width;
+    };
     const Memory& s;
-    int64_t K1, V1, L1, b, n, length;
-    // Of the chunk: q over sqrt K; the same times `read`; k; k times `write`; v; and what they make.
-    float *q, *q_read, *k, *k_write, *v, *turned, *S, *weight, *C, *N1;
-    float *log_f, *slope, *i, *decay, *m, *read, *write, *den, *bound;
-    float m_start, carry, scale = 1.f / __builtin_sqrtf((float)s.K);
-    // Backward.
-    float *dS, *dnum, *dq, *dk, *dv, *dC, *dn, *turned_C, *h, *dden, *dread, *dwrite, *passing;
+    const Rows qs = {s.q, s.q_b, s.q_t, s.q_n, s.K}, ks = {s.k, s.k_b, s.k_t, s.k_n, s.K};
+    const Rows vs = {s.v, s.v_b, s.v_t, s.v_n, s.V}, hs = {s.h, s.T * s.N * s.V, s.N * s.V, s.V, s.V};
+    const Rows is = {s.i_pre, s.i_b, s.i_t, s.i_n, 1}, fs = {s.f_pre, s.f_b, s.f_t, s.f_n, 1};
+    const Rows d_hs = {s.d_h, s.dh_b, s.dh_t, s.dh_n, s.V};
+    const int64_t K1 = to16(s.K), V1 = to16(s.V), L1 = to16(s.L);
+    const float scale = 1.f / __builtin_sqrtf((float)s.K);
+    // h, or the gradients of q, k and v, go past the caches: whole lines, and too many to stay there.
+    const bool past;
+    int64_t b, n, length;
+    // Of the chunk: v; k turned over, at last times `write`; and what they make. `weight` and `read` are over sqrt K.
+    float *v, *turned, *S, *weight, *C, *N1;
+    float *log_f, *slope, *i, *decay, *m, *read, *write, *den, *over;
+    float m_start, carry;
+    // Backward: q, k and the gradients. `along` has W sums a row.
+    float *q, *k, *dS, *dnum, *dC, *dn, *turned_C, *along, *dden, *dread, *dwrite, *passing;
 
     static int64_t room(const Memory& s, bool backward) {
         const int64_t K1 = to16(s.K), V1 = to16(s.V), L1 = to16(s.L), more = backward;
-        return L1 * (4 * K1 + V1 + 2 * L1) + most_of(K1, V1) * L1 + K1 * (V1 + 1) + 14 * L1 + 64 +
-               more * (L1 * (L1 + 3 * V1 + 2 * K1) + 2 * K1 * (V1 + 1));
+        return L1 * (V1 + most_of(K1, V1) + 2 * L1) + K1 * (V1 + 1) + 13 * L1 + 64 +
+               more * (L1 * (2 * K1 + V1 + L1 + W) + K1 * (2 * V1 + 1));
     }
 
-    Chunk(const Memory& s, float* p, bool backward) : s(s), K1(to16(s.K)), V1(to16(s.V)), L1(to16(s.L)) {
+    static bool lines(const float* x, int64_t width) { return (uintptr_t)x % 64 == 0 && width % 16 == 0; }
+
+    Chunk(const Memory& s, float* p, bool backward)
+        : s(s), past(s.B * s.T * s.N * s.V > LARGE &&
+                     (backward ? lines(s.d_q, s.K) && lines(s.d_k, s.K) && lines(s.d_v, s.V) : lines(s.h, s.V))) {
         auto take = [&](float*& x, int64_t size) { x = p, p += size; };
-        take(q, L1 * K1), take(q_read, L1 * K1), take(k, L1 * K1), take(k_write, L1 * K1), take(v, L1 * V1);
-        take(turned, most_of(K1, V1) * L1), take(S, L1 * L1), take(weight, L1 * L1), take(C, K1 * V1);
-        take(N1, K1);
-        float** rows[] = {&log_f, &slope, &i, &decay, &m, &read, &write, &den, &bound, &dden, &dread, &dwrite, &passing};
+        take(v, L1 * V1), take(turned, most_of(K1, V1) * L1), take(S, L1 * L1), take(weight, L1 * L1);
+        take(C, K1 * V1), take(N1, K1);
+        float** rows[] = {&log_f, &slope, &i, &decay, &m, &read, &write, &den, &over, &dden, &dread, &dwrite, &passing};
         for (float** row : rows) take(*row, L1);
         if (!backward) return;
-        take(dS, L1 * L1), take(dnum, L1 * V1), take(dv, L1 * V1), take(h, L1 * V1);
-        take(dq, L1 * K1), take(dk, L1 * K1), take(dC, K1 * V1), take(turned_C, K1 * V1), take(dn, K1);
+        take(q, L1 * K1), take(k, L1 * K1), take(dS, L1 * L1), take(dnum, L1 * V1), take(along, L1 * W);
+        take(dC, K1 * V1), take(turned_C, K1 * V1), take(dn, K1);
     }
 
+    const float* at(const Rows& rows, int64_t t) const { return rows.x + b * rows.x_b + t * rows.x_t + n * rows.x_n; }
+    int64_t row(int64_t t) const { return (b * s.T + t) * s.N + n; }  // of what is contiguous
+
     // Rows of `width` numbers into rows of whole vectors, the rest 0.
-    static void copy(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t width,
-                     float scale) {
+    static void copy(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t width) {
         for (int64_t r = 0; r < rows; r++)
             for (int64_t j = 0; j < to_row; j += W)
-                store(to + r * to_row + j, j < width ? load_some(from + r * from_row + j, width - j) * scale : V{});
+                store(to + r * to_row + j, j < width ? load_some(from + r * from_row + j, width - j) : V{});
     }
     static void give(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t width) {
         for (int64_t r = 0; r < rows; r++)
@@ -69,24 +87,22 @@ struct Chunk {
 
     // Line after line of what the next chunk needs, while this one is being computed.
     int64_t next = -1, next_l = 0;
-    void fetch(const float* x, int64_t x_b, int64_t x_t, int64_t x_n, int64_t width, int64_t r0, int64_t r1) const {
-        if (next < 0) return;
-        const float* from = x + b * x_b + next * x_t + n * x_n;
-        for (int64_t r = r0; r < least(r1, next_l); r++)
-            for (int64_t j = 0; j < width; j += 16) __builtin_prefetch(from + r * x_t + j);
-    }
     void coming(int64_t t0) { next = t0, next_l = least(s.L, length - t0); }
+    // Inlined, or gcc takes it for a function without effect and leaves it out.
+    ALWAYS void fetch(const Rows* rows, int64_t r0, int64_t r1) const {
+        if (next < 0 || !rows || !rows->x) return;
+        const float* from = at(*rows, next);
+        for (int64_t r = r0; r < least(r1, next_l); r++)
+            for (int64_t j = 0; j < rows->width; j += 16) __builtin_prefetch(from + r * rows->x_t + j);
+    }
 
     // Steps t0 .. t0 + l of the inputs.
     void take_in(int64_t t0, int64_t l) {
-        copy(q, K1, s.q + b * s.q_b + t0 * s.q_t + n * s.q_n, s.q_t, l, s.K, scale);
-        copy(k, K1, s.k + b * s.k_b + t0 * s.k_t + n * s.k_n, s.k_t, l, s.K, 1);
-        copy(v, V1, s.v + b * s.v_b + t0 * s.v_t + n * s.v_n, s.v_t, l, s.V, 1);
+        transpose(at(ks, t0), s.k_t, l, s.K, turned, L1);
+        copy(v, V1, at(vs, t0), s.v_t, l, s.V);
         for (int64_t t = 0; t < L1; t++) {
-            const int64_t at = t0 + t;
-            const bool there = t < l;
-            i[t] = there ? s.i_pre[b * s.i_b + at * s.i_t + n * s.i_n] : 0;
-            log_f[t] = there ? s.f_pre[b * s.f_b + at * s.f_t + n * s.f_n] : 0;
+            i[t] = t < l ? *at(is, t0 + t) : 0;
+            log_f[t] = t < l ? *at(fs, t0 + t) : 0;
         }
         for (int64_t t = 0; t < L1; t += W) {
             const LogSigmoid gate = log_sigmoid(load(log_f + t));
@@ -109,8 +125,8 @@ struct Chunk {
         }
         for (int64_t t = 0; t < l; t++) decay[t] -= m[t];
         for (int64_t t = l; t < L1; t++) decay[t] = 0;
-        for (int64_t t = 0; t < L1; t += W) store(read + t, exp(load(decay + t)));
-        carry = read[l - 1];
+        for (int64_t t = 0; t < L1; t += W) store(read + t, exp(load(decay + t)) * scale);
+        carry = exp1(decay[l - 1]);
         float* D = write;  // its last row is what is written
         for (int64_t j = 0; j < L1; j++) D[j] = -__builtin_inff();
         for (int64_t t = 0; t < l; t++) {
@@ -123,46 +139,106 @@ struct Chunk {
                     d = own;
                 } else d += f;
                 store(D + j, d);
-                store(weight + t * L1 + j, exp(d - top));
+                store(weight + t * L1 + j, exp(d - top) * scale);
             }
         }
         for (int64_t j = 0; j < L1; j += W) store(write + j, exp(load(D + j) - splat(m[l - 1])));
-        for (int64_t t = 0; t < l; t++)
-            for (int64_t j = 0; j < K1; j += W) {
-                store(q_read + t * K1 + j, load(q + t * K1 + j) * read[t]);
-                store(k_write + t * K1 + j, load(k + t * K1 + j) * write[t]);
-            }
     }
 
-    // Calls f(begin, end) for the row blocks of a chunk, the same ones in every product.
-    template <class F> static void blocks(int64_t l, F f) {
-        const int64_t count = ceil_div(l, ROWS);
-        for (int64_t x = 0; x < count; x++) {
-            const Range r = part(l, x, count);
-            f(r.begin, r.end);
+    // Products of the chunk's steps, up to the diagonal and to the end of each row block: (start + a x turned) * times,
+    // with `start` a number for each row or null, `times` numbers like theirs or null.
+    void within(int64_t l, const float* a, int64_t a_row, int64_t depth, const float* start, const float* times,
+                float* to, const Rows* soon, const Rows* soon_too) const {
+        const int64_t blocks = ceil_div(l, ROWS);
+        for (int64_t x = 0; x < blocks; x++) {
+            const Range rows = part(l, x, blocks);
+            fetch(soon, rows.begin, rows.end), fetch(soon_too, rows.begin, rows.end);
+            tiles(rows.end - rows.begin, whole(rows.end), [&](auto height, auto beside, int64_t, int64_t column) {
+                V sum[height.value][beside.value];
+                UNROLL for (int r = 0; r < height.value; r++)
+                    UNROLL for (int j = 0; j < beside.value; j++)
+                        sum[r][j] = start ? splat(start[rows.begin + r]) : V{};
+                accumulate(sum, depth, a + rows.begin * a_row, a_row, 1, turned + column, L1, W);
+                UNROLL for (int r = 0; r < height.value; r++)
+                    UNROLL for (int j = 0; j < beside.value; j++) {
+                        const int64_t here = (rows.begin + r) * L1 + column + j * W;
+                        store(to + here, times ? sum[r][j] * load(times + here) : sum[r][j]);
+                    }
+            });
         }
     }
 
-    // S, den and bound: what every step sees of every input, and what its sum is divided by.
-    void scores(int64_t t0, int64_t l) {
-        transpose(k, K1, l, K1, turned, L1);
-        blocks(l, [&](int64_t r0, int64_t r1) {
-            fetch(s.q, s.q_b, s.q_t, s.q_n, s.K, r0, r1);
-            for (int64_t r = r0; r < r1; r++)  // where h goes: soon to be written
-                for (int64_t j = 0; j < s.V; j += 16) __builtin_prefetch(h_at(t0 + r) + j, 1);
-            for (int64_t r = r0; r < r1; r++) memset(S + r * L1, 0, whole(r1) * 4);
-            product(r1 - r0, whole(r1), s.K, q + r0 * K1, turned, S + r0 * L1, {K1, 1, L1, W, L1});
+    // Rows of h, or of a gradient: what went through a state, (a x state + given x normaliser) * weights, and what
+    // stayed within the chunk, inner x rows, all times `ends`. `inner` is S or dS; `later`: of it not the steps up to
+    // the row's own, but, turned over, those from there on. Where x is given, each row times x goes to `along`.
+    struct Sums {
+        const float* a;
+        int64_t a_row, depth;
+        const float *state, *weights, *inner;
+        bool later;
+        const float* rows;
+        int64_t width;  // of state and rows
+        float* to;
+        int64_t to_width;
+        const Rows *soon, *soon_too;
+        const float *ends = nullptr, *normaliser = nullptr, *given = nullptr, *x = nullptr;
+    };
+    void add_up(int64_t l, const Sums& g) const {
+        tiles(l, g.width, [&](auto height, auto beside, int64_t t, int64_t column) {
+            if (!column) fetch(g.soon, t, t + height.value), fetch(g.soon_too, t, t + height.value);
+            V sum[height.value][beside.value] = {};
+            accumulate(sum, g.depth, g.a + t * g.a_row, g.a_row, 1, g.state + column, g.width, W);
+            UNROLL for (int r = 0; r < height.value; r++) {
+                V part = column && g.x ? load(along + (t + r) * W) : V{};
+                UNROLL for (int j = 0; j < beside.value; j++) {
+                    const int64_t here = column + j * W;
+                    if (g.normaliser)
+                        sum[r][j] += load(g.normaliser + here) * (g.given ? g.given[t + r] : 1.f);
+                    sum[r][j] *= g.weights[t + r];
+                    if (g.x) part += sum[r][j] * load(g.x + (t + r) * g.width + here);
+                }
+                if (g.x) store(along + (t + r) * W, part);
+            }
+            if (g.later) accumulate(sum, l - t, g.inner + t * L1 + t, 1, L1, g.rows + t * g.width + column, g.width, W);
+            else accumulate(sum, t + height.value, g.inner + t * L1, L1, 1, g.rows + column, g.width, W);
+            UNROLL for (int r = 0; r < height.value; r++)
+                UNROLL for (int j = 0; j < beside.value; j++) {
+                    const int64_t here = column + j * W;
+                    const V x = g.ends ? sum[r][j] * g.ends[t + r] : sum[r][j];
+                    float* to = g.to + (t + r) * s.N * g.to_width + here;
+                    if (past) store_past(to, x);
+                    else if (here < g.to_width) store_some(to, x, g.to_width - here);
+                }
         });
+    }
+
+    // state = carry state + a^T rows, for C or its gradient.
+    void renew(float* state, int64_t l, const float* a, int64_t a_row, int64_t a_k, const float* rows) const {
+        tiles(s.K, V1, [&](auto height, auto beside, int64_t row, int64_t column) {
+            V sum[height.value][beside.value];
+            float* x = state + row * V1 + column;
+            UNROLL for (int r = 0; r < height.value; r++)
+                UNROLL for (int j = 0; j < beside.value; j++) sum[r][j] = load(x + r * V1 + j * W) * carry;
+            accumulate(sum, l, a + row * a_row, a_row, a_k, rows + column, V1, W);
+            UNROLL for (int r = 0; r < height.value; r++)
+                UNROLL for (int j = 0; j < beside.value; j++) store(x + r * V1 + j * W, sum[r][j]);
+        });
+    }
+
+    // S and den: what every step sees of every input, and the sum of it; and one over what h's sum is divided by.
+    void scores(int64_t t0, int64_t l) {
+        const float* q = at(qs, t0);
+        fetch(&is, 0, s.L), fetch(&fs, 0, s.L);
+        for (int64_t t = 0; t < (past ? 0 : l); t++)  // where h goes: soon to be written, or read
+            for (int64_t j = 0; j < s.V; j += 16) __builtin_prefetch(at(hs, t0 + t) + j, 1);
+        within(l, q, s.q_t, s.K, nullptr, weight, S, &qs, nullptr);
         for (int64_t first = 0; first < l; first += W) {
             V part[W] = {};
             for (int64_t t = first; t < least(l, first + W); t++) {
                 V sum = {};
-                for (int64_t j = 0; j <= t; j += W) {
-                    const V x = load(S + t * L1 + j) * load(weight + t * L1 + j);
-                    store(S + t * L1 + j, x);
-                    sum += x;
-                }
-                for (int64_t j = 0; j < K1; j += W) sum += load(q_read + t * K1 + j) * load(N1 + j);
+                for (int64_t j = 0; j < s.K; j += W) sum += load_some(q + t * s.q_t + j, s.K - j) * load(N1 + j);
+                sum *= read[t];
+                for (int64_t j = 0; j <= t; j += W) sum += load(S + t * L1 + j);
                 part[t - first] = sum;
             }
             store(den + first, sums(part));
@@ -170,57 +246,46 @@ struct Chunk {
         for (int64_t t = l; t < L1; t++) m[t] = 0;
         for (int64_t t = 0; t < L1; t += W) {
             const V d = vabs(load(den + t));
-            store(bound + t, vmax(d, floor_of(load(m + t))) + s.eps);
+            store(over + t, 1.f / (vmax(d, floor_of(load(m + t))) + s.eps));
         }
-        clear_above(S, l);
     }
 
-    // A row block reaches to the end of its last row: 0 from there back to the end of each row's own vector.
-    void clear_above(float* x, int64_t l) const {
-        blocks(l, [&](int64_t r0, int64_t r1) {
-            for (int64_t r = r0; r < r1; r++)
-                for (int64_t j = whole(r + 1); j < whole(r1); j += W) store(x + r * L1 + j, V{});
-        });
-    }
-
-    // num over bound, straight into h.
-    void read_out(int64_t t0, int64_t l, float* out) {
-        blocks(l, [&](int64_t r0, int64_t r1) {
-            fetch(s.k, s.k_b, s.k_t, s.k_n, s.K, r0, r1), fetch(s.v, s.v_b, s.v_t, s.v_n, s.V, r0, r1);
-            for (int64_t r = r0; r < r1; r++) memset(out + r * V1, 0, V1 * 4);
-            product(r1 - r0, V1, s.K, q_read + r0 * K1, C, out + r0 * V1, {K1, 1, V1, W, V1});
-            product(r1 - r0, V1, r1, S + r0 * L1, v, out + r0 * V1, {L1, 1, V1, W, V1});
-        });
-        for (int64_t t = 0; t < l; t++) {
-            const float part = 1.f / bound[t];
-            for (int64_t j = 0; j < s.V; j += W)
-                store_some(h_at(t0 + t) + j, load(out + t * V1 + j) * part, s.V - j);
-        }
+    void read_out(int64_t t0, int64_t l) const {
+        Sums h = {at(qs, t0), s.q_t, s.K, C, read, S, false, v, V1, s.h + row(t0) * s.V, s.V, &ks, &vs};
+        h.ends = over;
+        add_up(l, h);
     }
 
     static void scale_by(float* x, float factor, int64_t size) {
         for (int64_t j = 0; j < size; j += W) store(x + j, load(x + j) * factor);
     }
-    // y += sum over t of weight[t] * rows[t].
+    // y += sum over t of weights[t] * rows[t].
     static void add_rows(float* y, const float* rows, const float* weights, int64_t l, int64_t width) {
         for (int64_t j = 0; j < width; j += 4 * W) {
             const int count = (int)least(4, (width - j) / W);
             V sum[4] = {};
             for (int64_t t = 0; t < l; t++)
-                for (int x = 0; x < count; x++)
-                    sum[x] += load(rows + t * width + j + x * W) * (weights ? weights[t] : 1.f);
+                for (int x = 0; x < count; x++) sum[x] += load(rows + t * width + j + x * W) * weights[t];
             for (int x = 0; x < count; x++) store(y + j + x * W, load(y + j + x * W) + sum[x]);
         }
     }
 
     void write_in(int64_t l) {
-        scale_by(C, carry, s.K * V1), scale_by(N1, carry, K1);
-        product(s.K, V1, l, k_write, v, C, {1, K1, V1, W, V1});
-        add_rows(N1, k_write, nullptr, l, K1);
+        for (int64_t first = 0; first < s.K; first += W) {
+            V part[W] = {};
+            for (int64_t j = 0; j < W; j++) {
+                float* row = turned + (first + j) * L1;
+                for (int64_t t = 0; t < l; t += W) {
+                    const V x = load(row + t) * load(write + t);
+                    store(row + t, x);
+                    part[j] += x;
+                }
+            }
+            store(N1 + first, load(N1 + first) * carry + sums(part));
+        }
+        renew(C, l, turned, L1, 1, v);
         m_start = m[l - 1];
     }
-
-    float* h_at(int64_t t) const { return s.h + ((b * s.T + t) * s.N + n) * s.V; }
 
     int64_t saved_size() const { return s.K * V1 + K1 + 16; }
     float* saved(int64_t chunk) const {
@@ -237,24 +302,24 @@ struct Chunk {
 
     void begin(int64_t task) {
         b = task / s.N, n = task % s.N, length = s.lengths ? s.lengths[b] : s.T;
-        // What stands between the rows' ends and whole vectors is multiplied: it must be finite.
-        memset(S, 0, L1 * L1 * 4), memset(C, 0, K1 * V1 * 4), memset(N1, 0, K1 * 4);
+        // Weights above the diagonal stay 0, and what stands between the rows' ends and whole vectors.
+        memset(weight, 0, L1 * L1 * 4), memset(C, 0, K1 * V1 * 4), memset(N1, 0, K1 * 4);
     }
 
     void forward(int64_t task) {
         begin(task);
-        copy(C, V1, s.C0 + task * s.K * s.V, s.V, s.K, s.V, 1);
-        copy(N1, K1, s.n0 + task * s.K, s.K, 1, s.K, 1);
+        copy(C, V1, s.C0 + task * s.K * s.V, s.V, s.K, s.V);
+        copy(N1, K1, s.n0 + task * s.K, s.K, 1, s.K);
         m_start = s.m0[task];
         for (int64_t t0 = 0; t0 < length; t0 += s.L) {
             const int64_t l = least(s.L, length - t0);
             if (s.saved) save(saved(t0 / s.L));
             coming(t0 + s.L < length ? t0 + s.L : -1);
             take_in(t0, l), weigh(l), scores(t0, l);
-            read_out(t0, l, turned);
+            read_out(t0, l);
             write_in(l);
         }
-        for (int64_t t = length; t < s.T; t++) memset(h_at(t), 0, s.V * 4);
+        for (int64_t t = length; t < s.T; t++) memset(s.h + row(t) * s.V, 0, s.V * 4);
         give(s.C + task * s.K * s.V, s.V, C, V1, s.K, s.V), give(s.n + task * s.K, s.K, N1, K1, 1, s.K);
         s.m[task] = m_start;
     }
@@ -305,20 +370,21 @@ struct Chunk {
     void backward(int64_t task) {
         begin(task);
         memset(dC, 0, K1 * V1 * 4), memset(dn, 0, K1 * 4);
-        if (s.d_C) copy(dC, V1, s.d_C + task * s.K * s.V, s.V, s.K, s.V, 1);
-        if (s.d_n) copy(dn, K1, s.d_n + task * s.K, s.K, 1, s.K, 1);
+        if (s.d_C) copy(dC, V1, s.d_C + task * s.K * s.V, s.V, s.K, s.V);
+        if (s.d_n) copy(dn, K1, s.d_n + task * s.K, s.K, 1, s.K);
         for (int64_t c = ceil_div(length, s.L) - 1; c >= 0; c--) {
             const int64_t t0 = c * s.L, l = least(s.L, length - t0);
             restore(saved(c));
             coming(c ? t0 - s.L : -1);
             take_in(t0, l), weigh(l), scores(t0, l);
-            from_h(t0, l), inside(l), across(l);
+            copy(q, K1, at(qs, t0), s.q_t, l, s.K), copy(k, K1, at(ks, t0), s.k_t, l, s.K);
+            from_h(t0, l), inside(l), across(t0, l);
             const float d_carry = carry * (dot(dC, C, s.K * V1) + dot(dn, N1, K1));
             hand_back(l);
             gates(t0, l, d_carry);
         }
         for (int64_t t = length; t < s.T; t++) {
-            const int64_t at = (b * s.T + t) * s.N + n;
+            const int64_t at = row(t);
             memset(s.d_q + at * s.K, 0, s.K * 4), memset(s.d_k + at * s.K, 0, s.K * 4);
             memset(s.d_v + at * s.V, 0, s.V * 4);
             s.d_i[at] = s.d_f[at] = 0;
@@ -328,33 +394,26 @@ struct Chunk {
 
     // d num and d den: h = num / bound, divided by the bound twice, never by its square.
     void from_h(int64_t t0, int64_t l) {
-        copy(h, V1, h_at(t0), s.N * s.V, l, s.V, 1);
-        if (s.d_h) copy(dnum, V1, s.d_h + b * s.dh_b + t0 * s.dh_t + n * s.dh_n, s.dh_t, l, s.V, 1);
-        else memset(dnum, 0, l * V1 * 4);
+        if (!s.d_h) memset(dnum, 0, l * V1 * 4);
         for (int64_t first = 0; first < l; first += W) {
             V part[W] = {};
-            for (int64_t t = first; t < least(l, first + W); t++) {
-                const float over = 1.f / bound[t];
+            for (int64_t t = first; s.d_h && t < least(l, first + W); t++) {
+                const float *d_h = at(d_hs, t0 + t), *h = at(hs, t0 + t);
                 for (int64_t j = 0; j < V1; j += W) {
-                    const V d = load(dnum + t * V1 + j) * over;
+                    const V d = j < s.V ? load_some(d_h + j, s.V - j) * over[t] : V{};
                     store(dnum + t * V1 + j, d);
-                    part[t - first] += d * load(h + t * V1 + j);
+                    if (j < s.V) part[t - first] += d * load_some(h + j, s.V - j);
                 }
             }
-            const V along = sums(part), d = load(den + first), floor = floor_of(load(m + first));
-            store(dden + first, vabs(d) > floor ? (d > V{} ? -along : along) : V{});
+            const V product = sums(part), d = load(den + first), floor = floor_of(load(m + first));
+            store(dden + first, vabs(d) > floor ? (d > V{} ? -product : product) : V{});
         }
     }
 
-    // Within the chunk: d S, and what q, k and v get from it.
+    // d S, at last times the weights.
     void inside(int64_t l) {
         transpose(v, V1, l, V1, turned, L1);
-        blocks(l, [&](int64_t r0, int64_t r1) {
-            fetch(s.k, s.k_b, s.k_t, s.k_n, s.K, r0, r1), fetch(s.v, s.v_b, s.v_t, s.v_n, s.V, r0, r1);
-            for (int64_t r = r0; r < r1; r++)
-                for (int64_t j = 0; j < whole(r1); j += W) store(dS + r * L1 + j, splat(dden[r]));
-            product(r1 - r0, whole(r1), s.V, dnum + r0 * V1, turned, dS + r0 * L1, {V1, 1, L1, W, L1});
-        });
+        within(l, dnum, V1, s.V, dden, nullptr, dS, &ks, &vs);
         // d D = d S * S. `below` sums it over the steps from t on: what passes step t lies left of it.
         float* below = turned;
         memset(below, 0, L1 * 4);
@@ -375,67 +434,53 @@ struct Chunk {
             t1 = t0;
         }
         memcpy(i, below, L1 * 4);  // i is used no more: now d i, so far
-        clear_above(dS, l);
-        memset(dq, 0, l * K1 * 4), memset(dk, 0, l * K1 * 4), memset(dv, 0, l * V1 * 4);
+        // A row block reaches to the end of its last row: 0 from there back to the end of each row's own vector.
+        const int64_t blocks = ceil_div(l, ROWS);
+        for (int64_t x = 0; x < blocks; x++) {
+            const Range rows = part(l, x, blocks);
+            for (int64_t r = rows.begin; r < rows.end; r++)
+                for (int64_t j = whole(r + 1); j < whole(rows.end); j += W) store(dS + r * L1 + j, V{});
+        }
     }
 
-    // What q read of the state, or k wrote into it: d x = (d x + normaliser * by) * weight, and what the weight's
-    // logarithm gets, d x . x. Without `by` it is 1.
-    void settle(int64_t l, float* dx, const float* normaliser, const float* by, const float* weights, const float* x,
+    // d q or d k, and what the logarithm of each row's weight gets: the part that went through the state times x, which
+    // is q or k itself.
+    void settle(int64_t l, Sums g, const float* state, const float* normaliser, const float* given, const float* x,
                 float* d_weights) const {
+        transpose(state, V1, s.K, V1, turned_C, K1);
+        g.state = turned_C, g.normaliser = normaliser, g.given = given, g.x = x;
+        add_up(l, g);
         for (int64_t first = 0; first < l; first += W) {
             V part[W] = {};
-            for (int64_t t = first; t < least(l, first + W); t++)
-                for (int64_t j = 0; j < K1; j += W) {
-                    const V d = (load(dx + t * K1 + j) + load(normaliser + j) * (by ? by[t] : 1.f)) * weights[t];
-                    store(dx + t * K1 + j, d);
-                    part[t - first] += d * load(x + t * K1 + j);
-                }
+            for (int64_t t = first; t < least(l, first + W); t++) part[t - first] = load(along + t * W);
             store(d_weights + first, sums(part));
         }
     }
 
-    // What q read from the state the chunk began with, and what k and v wrote into the one it ended with.
-    void across(int64_t l) {
-        transpose(C, V1, s.K, V1, turned_C, K1);
-        product(l, K1, s.V, dnum, turned_C, dq, {V1, 1, K1, W, K1});
-        settle(l, dq, N1, dden, read, q, dread);
-        transpose(dC, V1, s.K, V1, turned_C, K1);
-        product(l, K1, s.V, v, turned_C, dk, {V1, 1, K1, W, K1});
-        settle(l, dk, dn, nullptr, write, k, dwrite);
-        product(l, V1, s.K, k_write, dC, dv, {K1, 1, V1, W, V1});
-        blocks(l, [&](int64_t r0, int64_t r1) {
-            if (s.d_h) fetch(s.d_h, s.dh_b, s.dh_t, s.dh_n, s.V, r0, r1);
-            fetch(s.h, s.T * s.N * s.V, s.N * s.V, s.V, s.V, r0, r1);
-            product(r1 - r0, K1, r1, dS + r0 * L1, k, dq + r0 * K1, {L1, 1, K1, W, K1});
-            const int64_t from = r0 * L1 + r0, after = l - r0;
-            product(r1 - r0, K1, after, dS + from, q + r0 * K1, dk + r0 * K1, {1, L1, K1, W, K1});
-            product(r1 - r0, V1, after, S + from, dnum + r0 * V1, dv + r0 * V1, {1, L1, V1, W, V1});
-        });
+    void across(int64_t t0, int64_t l) const {
+        float *to_q = s.d_q + row(t0) * s.K, *to_k = s.d_k + row(t0) * s.K, *to_v = s.d_v + row(t0) * s.V;
+        settle(l, {dnum, V1, s.V, nullptr, read, dS, false, k, K1, to_q, s.K, nullptr, nullptr}, C, N1, dden, q, dread);
+        settle(l, {v, V1, s.V, nullptr, write, dS, true, q, K1, to_k, s.K, nullptr, nullptr}, dC, dn, nullptr, k, dwrite);
+        add_up(l, {k, K1, s.K, dC, write, S, true, dnum, V1, to_v, s.V, &d_hs, &hs});
     }
 
     // d C and d n, one chunk back.
     void hand_back(int64_t l) {
-        scale_by(dC, carry, s.K * V1), scale_by(dn, carry, K1);
-        product(s.K, V1, l, q_read, dnum, dC, {1, K1, V1, W, V1});
-        add_rows(dn, q_read, dden, l, K1);
+        for (int64_t t = 0; t < l; t++) dden[t] *= read[t], scale_by(dnum + t * V1, read[t], V1);
+        renew(dC, l, q, 1, K1, dnum);
+        scale_by(dn, carry, K1);
+        add_rows(dn, q, dden, l, K1);
     }
 
     void gates(int64_t t0, int64_t l, float d_carry) {
         float reading = 0, writing = 0;
         for (int64_t t = l - 1; t >= 0; t--) reading += dread[t], dread[t] = reading;
         for (int64_t t = 0; t < l; t++) {
-            const int64_t at = (b * s.T + t0 + t) * s.N + n;
+            const int64_t at = row(t0 + t);
             s.d_i[at] = i[t] + dwrite[t];
             const float d_log_f = passing[t] + writing + dread[t] + d_carry;
             s.d_f[at] = slope[t] == 0 ? 0 : d_log_f * slope[t];
             writing += dwrite[t];
-            float *to_q = s.d_q + at * s.K, *to_k = s.d_k + at * s.K, *to_v = s.d_v + at * s.V;
-            for (int64_t j = 0; j < s.K; j += W) {
-                store_some(to_q + j, load(dq + t * K1 + j) * scale, s.K - j);
-                store_some(to_k + j, load(dk + t * K1 + j), s.K - j);
-            }
-            for (int64_t j = 0; j < s.V; j += W) store_some(to_v + j, load(dv + t * V1 + j), s.V - j);
         }
     }
 };
@@ -453,11 +498,12 @@ inline void memory(int64_t backward, const Memory* s) {
             Chunk chunk(*g.s, g.alone ? nullptr : g.rooms + thread * g.room, g.backward);
             for (;;) {
                 const int64_t task = __atomic_fetch_add(&g.next, 1, __ATOMIC_RELAXED);
-                if (task >= g.tasks) return;
+                if (task >= g.tasks) break;
                 if (g.alone) chunk.step(task);
                 else if (g.backward) chunk.backward(task);
                 else chunk.forward(task);
             }
+            if (chunk.past) fence();
         },
         &given, threads);
 }

@@ -11,7 +11,6 @@
 namespace VARIANT {
 
 constexpr float NOTHING = -__builtin_inff();
-constexpr int64_t LARGE = 1 << 19;  // floats: more than a core's own cache holds
 constexpr int64_t LINES = 256, TALL = 16 * ROWS;  // of a sum over rows and steps, at a time
 
 // Who does what: `teams` of `team` threads; the batch is dealt out to `groups`. An item is a head of a group.
@@ -587,6 +586,7 @@ template <class Cell> struct Backward : Layout<Cell> {
 
 template <class Run, class Cell> void call(const Recurrence& s, bool backward) {
     Run run = {{s}};
+    // Whole lines of 16: a row of d x_pre has H numbers a gate, what is kept of W units KEEPS * W.
     const bool lines = backward ? s.H % 16 == 0 : Cell::KEEPS * W % 16 == 0;
     run.past = lines && (uintptr_t)(backward ? s.d_x_pre : s.saved) % 64 == 0 &&
                s.B * s.T * s.N * s.H * (backward ? Cell::G : Cell::KEEPS) > LARGE;

@@ -82,31 +82,38 @@ inline float* align(float* p) { return (float*)(((uintptr_t)p + 63) / 64 * 64); 
 struct Range { int64_t begin, end; };
 inline Range part(int64_t size, int64_t i, int64_t n) { return {size * i / n, size * (i + 1) / n}; }
 
-// C (rows x width) += A B, tile by tile. B in panels of W lanes, taken from the last to the first if `backwards`.
-inline void product(int64_t rows, int64_t width, int64_t K, const float* A, const float* B, float* C, Strides s,
-                    bool backwards = false) {
+// Calls f(height, beside, row, column) for every tile of rows x width, `height` rows and `beside` vectors of it; from
+// the last columns to the first if `backwards`.
+template <class F> inline void tiles(int64_t rows, int64_t width, F f, bool backwards = false) {
     const int64_t blocks = ceil_div(rows, ROWS), groups = ceil_div(width, PANELS * W);
     for (int64_t group = 0; group < groups; group++) {
-        const int64_t v = (backwards ? groups - 1 - group : group) * PANELS * W;
-        const int64_t panels = least(PANELS, ceil_div(width - v, W));
+        const int64_t column = (backwards ? groups - 1 - group : group) * PANELS * W;
+        const int64_t panels = least(PANELS, ceil_div(width - column, W));
         for (int64_t i = 0; i < blocks; i++) {
             const Range r = part(rows, i, blocks);
             with_known<ROWS>(r.end - r.begin, [&](auto height) {
-                with_known<PANELS>(panels, [&](auto beside) {
-                    tile<height.value, beside.value>(K, A + r.begin * s.a_row, B + (v / W) * s.b_panel,
-                                                     C + r.begin * s.c_row + v, s, width - v);
-                });
+                with_known<PANELS>(panels, [&](auto beside) { f(height, beside, r.begin, column); });
             });
         }
     }
 }
 
-// to (columns x rows) = from (rows x columns); `columns` whole vectors, rows filled up to 16 with 0.
+// C (rows x width) += A B. B in panels of W lanes, taken from the last to the first if `backwards`.
+inline void product(int64_t rows, int64_t width, int64_t K, const float* A, const float* B, float* C, Strides s,
+                    bool backwards = false) {
+    tiles(rows, width, [&](auto height, auto beside, int64_t row, int64_t column) {
+        tile<height.value, beside.value>(K, A + row * s.a_row, B + column / W * s.b_panel, C + row * s.c_row + column, s,
+                                         width - column);
+    }, backwards);
+}
+
+// to (columns x rows) = from (rows x columns); both filled up with 0, the rows to 16, the columns to a whole vector.
 inline void transpose(const float* from, int64_t from_row, int64_t rows, int64_t columns, float* to, int64_t to_row) {
     for (int64_t i = 0; i < to16(rows); i += W)
         for (int64_t j = 0; j < columns; j += W) {
             V x[W];
-            UNROLL for (int r = 0; r < W; r++) x[r] = i + r < rows ? load(from + (i + r) * from_row + j) : V{};
+            UNROLL for (int r = 0; r < W; r++)
+                x[r] = i + r < rows ? load_some(from + (i + r) * from_row + j, columns - j) : V{};
             turn(x);
             UNROLL for (int r = 0; r < W; r++) store(to + (j + r) * to_row + i, x[r]);
         }

@@ -95,7 +95,7 @@ template <bool SIGMOID> struct SLSTM {
         const V z = tanh(pre[2]), o = sigmoid(pre[3]);
         c = f * c + i * z;                         // (8)
         n = f * n + i;                             // (9)
-        // One of i and f is always 1 (both 0 where n is): the other is kept, f with a minus.
+        // One of i and f is always 1 (both 0 where n is): the other is kept, f with a minus, even where it is -0.
         if (keep) {
             keep[0] = f < splat(1.f) ? -f : i;
             keep[1] = z, keep[2] = o, keep[3] = gate.slope, keep[4] = c, keep[5] = n;

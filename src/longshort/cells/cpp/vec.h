@@ -37,7 +37,8 @@ ALWAYS V load(const float* p) { return *(const Unaligned*)p; }
 ALWAYS void store(float* p, V x) { *(Unaligned*)p = x; }
 inline V splat(float x) { return x - V{}; }
 
-// Past the caches, for what is not read again soon; p at a multiple of the vector's size.
+// Past the caches, for what they would not hold until it is read; p at a multiple of the vector's size.
+constexpr int64_t LARGE = 1 << 19;  // floats: more than a core's own cache holds
 ALWAYS void store_past(float* p, V x) {
 #if WIDTH == 16 && defined(__AVX512F__)
     _mm512_stream_ps(p, (__m512)x);
@@ -90,8 +91,8 @@ ALWAYS Exponential exponential(V x) {
     return {scale, r + r * r * q, n};
 }
 
-// Past float32's range the power of two itself becomes 0 (below -87.7; from -87.4 on the result is subnormal) and
-// infinite (above 88.4 or a little later).
+// Past float32's range the power of two itself becomes 0 and infinite. With AVX-512 the result is subnormal down to
+// -104; else it is 0 below -87.7, and infinite above 88.4 or a little later.
 ALWAYS V exp(V x) {
 #if WIDTH == 16 && defined(__AVX512F__)
     Exponential e = exponential(vmin(splat(128.f), vmax(splat(-128.f), x)));  // scales to 0 and infinity by itself
