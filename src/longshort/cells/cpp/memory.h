@@ -180,12 +180,11 @@ struct Chunk {
         int64_t width;  // of state and rows
         float* to;
         int64_t to_width;
-        const Rows *soon, *soon_too;
         const float *ends = nullptr, *normaliser = nullptr, *given = nullptr, *x = nullptr;
     };
-    void add_up(int64_t l, const Sums& g) const {
+    void add_up(int64_t l, const Sums& g, const Rows* soon = nullptr, const Rows* soon_too = nullptr) const {
         tiles(l, g.width, [&](auto height, auto beside, int64_t t, int64_t column) {
-            if (!column) fetch(g.soon, t, t + height.value), fetch(g.soon_too, t, t + height.value);
+            if (!column) fetch(soon, t, t + height.value), fetch(soon_too, t, t + height.value);
             V sum[height.value][beside.value] = {};
             accumulate(sum, g.depth, g.a + t * g.a_row, g.a_row, 1, g.state + column, g.width, W);
             UNROLL for (int r = 0; r < height.value; r++) {
@@ -251,9 +250,9 @@ struct Chunk {
     }
 
     void read_out(int64_t t0, int64_t l) const {
-        Sums h = {at(qs, t0), s.q_t, s.K, C, read, S, false, v, V1, s.h + row(t0) * s.V, s.V, &ks, &vs};
+        Sums h = {at(qs, t0), s.q_t, s.K, C, read, S, false, v, V1, s.h + row(t0) * s.V, s.V};
         h.ends = over;
-        add_up(l, h);
+        add_up(l, h, &ks, &vs);
     }
 
     static void scale_by(float* x, float factor, int64_t size) {
@@ -429,18 +428,13 @@ struct Chunk {
                     else
                         for (int64_t x = j; x < t; x++) part[t - t0][x - j] += sum[x - j];
                 }
+                // A row block reaches to the end of its last row: 0 from there back to the end of the row's own vector.
+                for (int64_t j = whole(t + 1); j < least(L1, whole(t + ROWS)); j += W) store(dS + t * L1 + j, V{});
             }
             store(passing + t0, sums(part));
             t1 = t0;
         }
         memcpy(i, below, L1 * 4);  // i is used no more: now d i, so far
-        // A row block reaches to the end of its last row: 0 from there back to the end of each row's own vector.
-        const int64_t blocks = ceil_div(l, ROWS);
-        for (int64_t x = 0; x < blocks; x++) {
-            const Range rows = part(l, x, blocks);
-            for (int64_t r = rows.begin; r < rows.end; r++)
-                for (int64_t j = whole(r + 1); j < whole(rows.end); j += W) store(dS + r * L1 + j, V{});
-        }
     }
 
     // d q or d k, and what the logarithm of each row's weight gets: the part that went through the state times x, which
@@ -459,9 +453,9 @@ struct Chunk {
 
     void across(int64_t t0, int64_t l) const {
         float *to_q = s.d_q + row(t0) * s.K, *to_k = s.d_k + row(t0) * s.K, *to_v = s.d_v + row(t0) * s.V;
-        settle(l, {dnum, V1, s.V, nullptr, read, dS, false, k, K1, to_q, s.K, nullptr, nullptr}, C, N1, dden, q, dread);
-        settle(l, {v, V1, s.V, nullptr, write, dS, true, q, K1, to_k, s.K, nullptr, nullptr}, dC, dn, nullptr, k, dwrite);
-        add_up(l, {k, K1, s.K, dC, write, S, true, dnum, V1, to_v, s.V, &d_hs, &hs});
+        settle(l, {dnum, V1, s.V, nullptr, read, dS, false, k, K1, to_q, s.K}, C, N1, dden, q, dread);
+        settle(l, {v, V1, s.V, nullptr, write, dS, true, q, K1, to_k, s.K}, dC, dn, nullptr, k, dwrite);
+        add_up(l, {k, K1, s.K, dC, write, S, true, dnum, V1, to_v, s.V}, &d_hs, &hs);
     }
 
     // d C and d n, one chunk back.
