@@ -11,10 +11,9 @@ BIN := $(VENV)/bin
 demo: $(VENV)/.run
 	$(BIN)/longshort demo
 
-# Three processes for every two cores, for many tests wait for a browser, a stopped program or the disk; one thread
-# each, or they would wait for one another.
+# A process for each core; one thread each, or they would wait for one another.
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $$($(BIN)/python -c "import os; print(min(8, os.cpu_count() * 3 // 2))") --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 check: $(VENV)/.dev
 	$(BIN)/ruff format --check src tests benchmarks examples build_native.py
