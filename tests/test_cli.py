@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -36,7 +37,20 @@ def place(tmp_path_factory):
 
 @pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["generate", "--help"], ["--version"]])
 def test_help_answers_at_once(arguments):
-    """Without waiting for torch or numpy: what was imported is looked at, for how long it takes is the machine's."""
+    best = 9.0
+    for _ in range(3):
+        began = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, "-m", "longshort.cli", *arguments], capture_output=True, text=True, check=False
+        )
+        best = min(best, time.perf_counter() - began)
+        assert done.returncode == 0
+        assert "longshort" in done.stdout
+    assert best < 0.3
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["train", "--help"], ["generate", "--help"], ["--version"]])
+def test_help_waits_for_neither_torch_nor_numpy(arguments):
     look = "import atexit, sys, longshort.cli; atexit.register(lambda: print({'numpy', 'torch'} & sys.modules.keys()))"
     done = subprocess.run(
         [sys.executable, "-c", f"{look}; longshort.cli.main()", *arguments], capture_output=True, text=True, check=False

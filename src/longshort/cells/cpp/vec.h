@@ -37,8 +37,8 @@ ALWAYS V load(const float* p) { return *(const Unaligned*)p; }
 ALWAYS void store(float* p, V x) { *(Unaligned*)p = x; }
 inline V splat(float x) { return x - V{}; }
 
-// Past the caches, for what they would not hold until it is read; p at a multiple of the vector's size.
 constexpr int64_t LARGE = 1 << 19;  // floats: more than a core's own cache holds
+// Past the caches, for what they would not hold until it is read; p at a multiple of the vector's size.
 ALWAYS void store_past(float* p, V x) {
 #if WIDTH == 16 && defined(__AVX512F__)
     _mm512_stream_ps(p, (__m512)x);
