@@ -127,22 +127,15 @@ struct Chunk {
         for (int64_t t = l; t < L1; t++) decay[t] = 0;
         for (int64_t t = 0; t < L1; t += W) store(read + t, exp(load(decay + t)) * scale);
         carry = exp1(decay[l - 1]);
-        float* D = write;  // its last row is what is written
-        for (int64_t j = 0; j < L1; j++) D[j] = -__builtin_inff();
-        for (int64_t t = 0; t < l; t++) {
-            const V f = splat(log_f[t]), top = splat(m[t]);
-            for (int64_t j = 0; j <= t; j += W) {
-                V d = load(D + j);
-                if (j + W > t) {  // the step's own entry has not decayed, and later ones are -inf
-                    V own = d + f;
-                    own[t - j] = i[t];
-                    d = own;
-                } else d += f;
-                store(D + j, d);
-                store(weight + t * L1 + j, exp(d - top) * scale);
+        for (int64_t j = 0; j < L1; j += W) {
+            V D = splat(-__builtin_inff());  // of W inputs, step by step; at last what is written of them
+            for (int64_t t = j; t < l; t++) {
+                D += splat(log_f[t]);
+                if (t < j + W) D = lanes() == (int32_t)(t - j) ? splat(i[t]) : D;  // the step's own has not decayed
+                store(weight + t * L1 + j, exp(D - splat(m[t])) * scale);
             }
+            store(write + j, exp(D - splat(m[l - 1])));
         }
-        for (int64_t j = 0; j < L1; j += W) store(write + j, exp(load(D + j) - splat(m[l - 1])));
     }
 
     // Products of the chunk's steps, up to the diagonal and to the end of each row block: (start + a x turned) * times,

@@ -37,40 +37,27 @@ struct Multiply {
                 memcpy(room + (k - k0) * TALL, s.x + k * s.x_k + m0, (m1 - m0) * 4);
             a = room, a_row = 1, a_k = TALL;
         }
-        for (int64_t j = 0; j < s.N; j += PANELS * W) {
-            const int64_t width = least(PANELS * W, s.N - j);
-            float* y = s.y + m0 * s.y_m + j;
-            if (k0 == 0)
-                for (int64_t r = 0; r < m1 - m0; r++) {
-                    if (s.bias) memcpy(y + r * s.y_m, s.bias + j, width * 4);
-                    else memset(y + r * s.y_m, 0, width * 4);
-                }
-            product(m1 - m0, width, k1 - k0, a, packed + j * DEEP, y, {a_row, a_k, W, DEEP * W, s.y_m});
-        }
-    }
-
-    // `rows` where one pass over k gives all of y, and y is wide: sums start at the bias and go past the caches.
-    template <int MR> void straight(int64_t m, int64_t j) const {
-        V sum[MR][PANELS];
-        for (int v = 0; v < PANELS; v++) {
-            const V first = s.bias ? load(s.bias + j + v * W) : V{};
-            for (int r = 0; r < MR; r++) sum[r][v] = first;
-        }
-        accumulate<MR, PANELS>(sum, s.K, s.x + m * s.x_m, s.x_m, 1, packed + j * DEEP, W, DEEP * W);
-        for (int r = 0; r < MR; r++)
-            for (int v = 0; v < PANELS; v++) store_past(s.y + (m + r) * s.y_m + j + v * W, sum[r][v]);
-    }
-    bool goes_straight() const {
-        return s.K <= DEEP && s.x_k == 1 && s.N % (PANELS * W) == 0 && s.y_m % W == 0 && (uintptr_t)s.y % (4 * W) == 0 &&
-               s.M * s.N > (1 << 22);
-    }
-    void rows_straight(int64_t m0, int64_t m1) const {
-        const int64_t blocks = ceil_div(m1 - m0, ROWS);
-        for (int64_t j = 0; j < s.N; j += PANELS * W)
-            for (int64_t i = 0; i < blocks; i++) {
-                const Range r = part(m1 - m0, i, blocks);
-                with_known<ROWS>(r.end - r.begin, [&](auto height) { straight<height.value>(m0 + r.begin, j); });
+        const bool past = goes_past();
+        tiles(m1 - m0, s.N, [&](auto height, auto beside, int64_t row, int64_t column) {
+            V sum[height.value][beside.value];
+            float* y = s.y + (m0 + row) * s.y_m + column;
+            const int64_t lanes = s.N - column;
+            UNROLL for (int v = 0; v < beside.value; v++) {
+                const V bias = s.bias && k0 == 0 ? load_some(s.bias + column + v * W, lanes - v * W) : V{};
+                UNROLL for (int r = 0; r < height.value; r++)
+                    sum[r][v] = k0 == 0 ? bias : load_some(y + r * s.y_m + v * W, lanes - v * W);
             }
+            accumulate(sum, k1 - k0, a + row * a_row, a_row, a_k, packed + column * DEEP, W, DEEP * W);
+            UNROLL for (int r = 0; r < height.value; r++)
+                UNROLL for (int v = 0; v < beside.value; v++) {
+                    if (past) store_past(y + r * s.y_m + v * W, sum[r][v]);
+                    else store_some(y + r * s.y_m + v * W, sum[r][v], lanes - v * W);
+                }
+        });
+    }
+    // One pass over k gives all of y, and y is large and of whole, aligned vectors.
+    bool goes_past() const {
+        return s.K <= DEEP && s.N % W == 0 && s.y_m % W == 0 && (uintptr_t)s.y % (4 * W) == 0 && s.M * s.N > (1 << 22);
     }
 
     void run(int64_t thread, int64_t threads) const {
@@ -80,8 +67,7 @@ struct Multiply {
             for (int64_t p = panels.begin; p < panels.end; p++) pack(p, k, k1);
             wait_at(barrier, (int32_t)threads);
             for (int64_t m = mine.begin; m < mine.end; m += TALL)
-                if (goes_straight()) rows_straight(m, least(mine.end, m + TALL));
-                else rows(m, least(mine.end, m + TALL), k, k1, rooms + thread * DEEP * TALL);
+                rows(m, least(mine.end, m + TALL), k, k1, rooms + thread * DEEP * TALL);
             fence();
             wait_at(barrier, (int32_t)threads);
         }

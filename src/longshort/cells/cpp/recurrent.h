@@ -190,15 +190,17 @@ template <class Cell> struct Forward : Layout<Cell> {
             }
         }
         // What comes next: the same rows' next step, where a step's inputs stay in the cache, or else the next rows.
-        const int64_t shift = this->small ? 0 : MR, when = this->small ? t + 1 : t;
-        for (int64_t i = i0 + shift; i < least(it.rows, i0 + shift + MR) && when < s.T; i++) {
-            const float* x = this->x_pre(this->row_of(it.group, i), when, it.n) + j0;
-            for (int v = 0; v < NV; v++) __builtin_prefetch(x + v % Cell::G * s.x_g + v / Cell::G * W);
-        }
+        const int64_t from = this->small ? i0 : i0 + MR, when = this->small ? t + 1 : t;
+        const int64_t coming = when < s.T ? it.rows - from : 0;
         const float* h = it.h[t & 1] + i0 * deep;
         if (this->packed) {
             const float* R = this->packed + (it.n * this->blocks + block) * s.P * NV * W;
-            accumulate<MR, NV>(sum, s.P, h, deep, 1, R, NV * W, W);
+            accumulate<MR>(sum, s.P, h, deep, 1, R, NV * W, W, [&](int r) {  // a row's at a time: they are far away
+                if (!projection) __builtin_prefetch(s.h + this->at(row[r], t, it.n) + j0, 1);
+                if (r >= coming) return;
+                const float* x = this->x_pre(this->row_of(it.group, from + r), when, it.n) + j0;
+                for (int v = 0; v < NV; v++) __builtin_prefetch(x + v % Cell::G * s.x_g + v / Cell::G * W);
+            });
         } else {
             for (int r = 0; r < MR; r++) dots(sum[r], it.n, j0, h + r * deep);
         }

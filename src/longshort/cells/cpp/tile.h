@@ -16,27 +16,36 @@ struct Strides {
     int64_t a_row, a_k, b_k, b_panel, c_row;
 };
 
-// The sums are copied: an array that others know of, clang keeps in memory through the loop.
-template <int MR, int NV>
+struct Nothing {
+    ALWAYS void operator()(int) const {}
+};
+
+// K comes in PARTS, with between(part) before each. The sums are copied: an array that others know of, clang keeps in
+// memory through the loop.
+template <int PARTS = 1, int MR, int NV, class Between = Nothing>
 ALWAYS void accumulate(V (&to)[MR][NV], int64_t K, const float* A, int64_t a_row, int64_t a_k, const float* B,
-                       int64_t b_k, int64_t b_panel) {
+                       int64_t b_k, int64_t b_panel, Between between = {}) {
     V sum[MR][NV];
     UNROLL for (int r = 0; r < MR; r++)
         UNROLL for (int v = 0; v < NV; v++) sum[r][v] = to[r][v];
-    for (int64_t k = 0; k < K; k++) {
-        V a[MR], b[NV];
-        const float* bk = B + k * b_k;
-        if (MR < NV) {  // the fewer are held in registers
-            UNROLL for (int r = 0; r < MR; r++) a[r] = splat(A[r * a_row + k * a_k]);
-            UNROLL for (int v = 0; v < NV; v++) {
-                b[v] = load(bk + v * b_panel);
-                UNROLL for (int r = 0; r < MR; r++) sum[r][v] += a[r] * b[v];
-            }
-        } else {
-            UNROLL for (int v = 0; v < NV; v++) b[v] = load(bk + v * b_panel);
-            UNROLL for (int r = 0; r < MR; r++) {
-                a[r] = splat(A[r * a_row + k * a_k]);
-                UNROLL for (int v = 0; v < NV; v++) sum[r][v] += a[r] * b[v];
+    int64_t k = 0;
+    for (int part = 0; part < PARTS; part++) {
+        between(part);
+        for (const int64_t end = K * (part + 1) / PARTS; k < end; k++) {
+            V a[MR], b[NV];
+            const float* bk = B + k * b_k;
+            if (MR < NV) {  // the fewer are held in registers
+                UNROLL for (int r = 0; r < MR; r++) a[r] = splat(A[r * a_row + k * a_k]);
+                UNROLL for (int v = 0; v < NV; v++) {
+                    b[v] = load(bk + v * b_panel);
+                    UNROLL for (int r = 0; r < MR; r++) sum[r][v] += a[r] * b[v];
+                }
+            } else {
+                UNROLL for (int v = 0; v < NV; v++) b[v] = load(bk + v * b_panel);
+                UNROLL for (int r = 0; r < MR; r++) {
+                    a[r] = splat(A[r * a_row + k * a_k]);
+                    UNROLL for (int v = 0; v < NV; v++) sum[r][v] += a[r] * b[v];
+                }
             }
         }
     }
@@ -52,7 +61,7 @@ void tile(int64_t K, const float* A, const float* B, float* C, Strides s, int64_
     UNROLL for (int r = 0; r < MR; r++)
         UNROLL for (int v = 0; v < NV; v++)
             sum[r][v] = whole ? load(C + r * s.c_row + v * W) : load_some(C + r * s.c_row + v * W, width - v * W);
-    accumulate<MR, NV>(sum, K, A, s.a_row, s.a_k, B, s.b_k, s.b_panel);
+    accumulate(sum, K, A, s.a_row, s.a_k, B, s.b_k, s.b_panel);
     UNROLL for (int r = 0; r < MR; r++)
         UNROLL for (int v = 0; v < NV; v++) {
             if (whole) store(C + r * s.c_row + v * W, sum[r][v]);

@@ -91,14 +91,13 @@ ALWAYS Exponential exponential(V x) {
     return {scale, r + r * r * q, n};
 }
 
-// Past float32's range the power of two itself becomes 0 and infinite. With AVX-512 the result is subnormal down to
-// -104; else it is 0 below -87.7, and infinite above 88.4 or a little later.
+// 0 where the result would be subnormal, infinite above 88.72, or 88.38 where the power of two overflows by itself.
 ALWAYS V exp(V x) {
 #if WIDTH == 16 && defined(__AVX512F__)
-    Exponential e = exponential(vmin(splat(128.f), vmax(splat(-128.f), x)));  // scales to 0 and infinity by itself
+    const Exponential e = exponential(vmin(splat(128.f), vmax(splat(-128.f), x)));  // scales to 0 and infinity by itself
     return (V)_mm512_scalef_ps((__m512)(e.p + 1.f), (__m512)e.n);
 #else
-    Exponential e = exponential(vmin(splat(88.9f), vmax(splat(-88.f), x)));
+    const Exponential e = exponential(vmin(splat(88.9f), vmax(splat(-88.f), x)));
     return e.scale * (e.p + 1.f);
 #endif
 }
@@ -133,6 +132,8 @@ template <int... at> struct Lanes {};
 template <int n, int... at> struct UpTo : UpTo<n - 1, n - 1, at...> {};
 template <int... at> struct UpTo<0, at...> { typedef Lanes<at...> type; };
 typedef UpTo<W>::type AllLanes;
+template <int... at> ALWAYS VI numbered(Lanes<at...>) { return VI{at...}; }
+ALWAYS VI lanes() { return numbered(AllLanes()); }  // 0 .. W-1
 
 // Adds up each of W vectors: lane j of the answer is the sum of x[j].
 template <int N> struct Fold {
