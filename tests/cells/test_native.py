@@ -148,16 +148,16 @@ def test_an_mlstm_that_writes_past_the_caches_gives_the_reference_s_answer(K, V,
 
 
 def as_in_float64(B, T, K, V, chunk_size=64, **options):
-    """The mLSTM of the core, beside the chunkwise form: h, the last state, every gradient."""
-    numbers = torch.randn(B, T, 2, 2 * K + V + 2)
-    inputs = [x.clone() for x in numbers.split([K, K, V, 1, 1], -1)]
+    """The mLSTM of the core, beside the chunkwise form: h, the last state, every gradient. NaN lies beside every row."""
+    beside = [torch.nn.functional.pad(torch.randn(B, T, 2, n), (1, 2), value=torch.nan) for n in (K, K, V, 1, 1)]
+    d = [torch.randn(B, T, V, 2).transpose(2, 3), torch.randn(B, 2, K, V), torch.randn(B, 2, K)]
 
     def learn(dtype, **kernel):
-        given = [x.detach().to(dtype).requires_grad_() for x in inputs]
-        q, k, v, i, f = given
+        given = [x.to(dtype, copy=True).requires_grad_() for x in beside]
+        q, k, v, i, f = (x[..., 1:-2] for x in given)
         h, last = mlstm(q, k, v, i[..., 0], f[..., 0], **options, **kernel)
-        (h.sum() + last.C.sum() + last.n.sum()).backward()
-        return {"h": h.detach(), **last._asdict(), **{str(n): x.grad for n, x in enumerate(given)}}
+        torch.autograd.backward([h, last.C, last.n], [x.to(dtype) for x in d])
+        return {"h": h.detach(), **last._asdict(), **{str(n): x.grad[..., 1:-2] for n, x in enumerate(given)}}
 
     got = learn(torch.float32, kernel="native", chunk_size=chunk_size)
     assert_same(got, learn(torch.float64, kernel="chunkwise", chunk_size=16), F32)
@@ -266,16 +266,28 @@ def test_functions_are_right_to_a_few_units_in_the_last_place(name, variant):
 
 
 def test_exp_where_the_result_is_no_normal_float(variant):
-    """Near 0 subnormal, or already 0; from 2.4e38 on as it is, or already infinite."""
+    """0 instead of a subnormal number; from 2.4e38 on as it is, or already infinite."""
     x = torch.cat([torch.linspace(-105, -87.3, 4001), torch.linspace(88.3, 90, 4001)])
     got, want = gate(0, x).double(), x.double().exp()
     assert torch.equal(got, got.sort().values)
     small = x < 0
     assert ((got - want)[small].abs() <= 1.2e-38).all()
+    assert (got[x < -87.7] == 0).all()
     most = torch.finfo(torch.float32).max
     assert ((got == torch.inf) | ((got - want).abs() <= 4e-7 * want))[~small].all()
     assert (got[~small & (want < 2.4e38)] < torch.inf).all()
     assert (got[want > most * (1 + 1e-6)] == torch.inf).all()
+
+
+def test_the_caller_s_subnormal_numbers_stay(threads):
+    """The core counts its own as 0, on every thread: torch's stay what they are."""
+    small = torch.full((2**20,), 1e-40)
+    threads(2)
+    for B in (1, 64):
+        slstm(torch.randn(B, 20, 4, 2, 32), torch.randn(4, 2, 32, 32), kernel="native")
+        assert (small * 1.0 > 0).all()
+    assert gate(0, torch.full((32,), -90.0)).eq(0).all()
+    assert small.mul(0.5).gt(0).all()
 
 
 def test_functions_at_the_limits(variant):
@@ -568,6 +580,18 @@ def test_nan_stays_nan_and_in_its_row(form):
     assert h[1, 2:].isnan().any(-1).all()
     assert h[[0, 2]].isfinite().all()
     assert not h[1, 5].isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["q", "k", "v", "i_pre", "f_pre"])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_leaves_an_mlstm_s_earlier_steps_alone(name, bad, variant):
+    p = native_problem("mlstm", T=100, B=2, N=2, H=20)
+    clean, at = p.run()[0], 53
+    inputs = {k: x.clone() for k, x in p.inputs.items()}
+    inputs[name][:, at] = bad
+    h = p._replace(inputs=inputs).run()[0]
+    assert torch.equal(h[:, :at], clean[:, :at])
+    assert not torch.equal(h[:, at:].nan_to_num(), clean[:, at:])
 
 
 def test_tensors_the_core_cannot_read_are_not_read():

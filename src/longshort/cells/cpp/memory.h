@@ -39,10 +39,9 @@ struct Chunk {
     const Rows d_hs = {s.d_h, s.dh_b, s.dh_t, s.dh_n, s.V};
     const int64_t K1 = to16(s.K), V1 = to16(s.V), L1 = to16(s.L);
     const float scale = 1.f / __builtin_sqrtf((float)s.K);
-    // h, or the gradients of q, k and v, go past the caches: whole lines, and too many to stay there.
-    const bool past;
     int64_t b, n, length;
-    // Of the chunk: v; k turned over, at last times `write`; and what they make. `weight` and `read` are over sqrt K.
+    // Of the chunk: v; `turned`, k turned over and at last times `write`, or in the backward v turned over; and what
+    // they make. `weight` and `read` are over sqrt K; `over` is 1 / `bound`.
     float *v, *turned, *S, *weight, *C, *N1;
     float *log_f, *slope, *i, *decay, *m, *read, *write, *den, *over;
     float m_start, carry;
@@ -55,11 +54,7 @@ struct Chunk {
                more * (L1 * (2 * K1 + V1 + L1 + W) + K1 * (2 * V1 + 1));
     }
 
-    static bool lines(const float* x, int64_t width) { return (uintptr_t)x % 64 == 0 && width % 16 == 0; }
-
-    Chunk(const Memory& s, float* p, bool backward)
-        : s(s), past(s.B * s.T * s.N * s.V > LARGE &&
-                     (backward ? lines(s.d_q, s.K) && lines(s.d_k, s.K) && lines(s.d_v, s.V) : lines(s.h, s.V))) {
+    Chunk(const Memory& s, float* p, bool backward) : s(s) {
         auto take = [&](float*& x, int64_t size) { x = p, p += size; };
         take(v, L1 * V1), take(turned, most_of(K1, V1) * L1), take(S, L1 * L1), take(weight, L1 * L1);
         take(C, K1 * V1), take(N1, K1);
@@ -71,6 +66,10 @@ struct Chunk {
     }
 
     const float* at(const Rows& rows, int64_t t) const { return rows.x + b * rows.x_b + t * rows.x_t + n * rows.x_n; }
+    // Whether h or a gradient, a row of it at x, goes past the caches: whole lines, and too many to stay there.
+    bool past(const float* x, int64_t width) const {
+        return (uintptr_t)x % 64 == 0 && width % 16 == 0 && s.B * s.T * s.N * width > LARGE;
+    }
     int64_t row(int64_t t) const { return (b * s.T + t) * s.N + n; }  // of what is contiguous
 
     // Rows of `width` numbers into rows of whole vectors, the rest 0.
@@ -139,7 +138,7 @@ struct Chunk {
     }
 
     // Products of the chunk's steps, up to the diagonal and to the end of each row block: (start + a x turned) * times,
-    // with `start` a number for each row or null, `times` numbers like theirs or null.
+    // with `turned` as it stands, `start` a number for each row or null, `times` numbers like theirs or null.
     void within(int64_t l, const float* a, int64_t a_row, int64_t depth, const float* start, const float* times,
                 float* to, const Rows* soon, const Rows* soon_too) const {
         const int64_t blocks = ceil_div(l, ROWS);
@@ -155,27 +154,27 @@ struct Chunk {
                 UNROLL for (int r = 0; r < height.value; r++)
                     UNROLL for (int j = 0; j < beside.value; j++) {
                         const int64_t here = (rows.begin + r) * L1 + column + j * W;
-                        store(to + here, times ? sum[r][j] * load(times + here) : sum[r][j]);
+                        const V by = times ? load(times + here) : splat(1.f);
+                        store(to + here, by == V{} ? V{} : sum[r][j] * by);  // NaN of later steps stays there
                     }
             });
         }
     }
 
     // Rows of h, or of a gradient: what went through a state, (a x state + given x normaliser) * weights, and what
-    // stayed within the chunk, inner x rows, all times `ends`. `inner` is S or dS; `later`: of it not the steps up to
-    // the row's own, but, turned over, those from there on. Where x is given, each row times x goes to `along`.
+    // stayed within the chunk, inner x rows, all times `ends`. `inner` is S or dS: of it the steps up to the row's own,
+    // or, if `later`, turned over, those from there on. Where x is given, each row times x goes to `along`.
     struct Sums {
         const float* a;
         int64_t a_row, depth;
-        const float *state, *weights, *inner;
-        bool later;
-        const float* rows;
+        const float *state, *weights, *inner, *rows;
         int64_t width;  // of state and rows
         float* to;
         int64_t to_width;
         const float *ends = nullptr, *normaliser = nullptr, *given = nullptr, *x = nullptr;
     };
-    void add_up(int64_t l, const Sums& g, const Rows* soon = nullptr, const Rows* soon_too = nullptr) const {
+    template <bool later> void add_up(int64_t l, const Sums& g, const Rows* soon = nullptr, const Rows* soon_too = nullptr) const {
+        const bool goes_past = past(g.to, g.to_width);
         tiles(l, g.width, [&](auto height, auto beside, int64_t t, int64_t column) {
             if (!column) fetch(soon, t, t + height.value), fetch(soon_too, t, t + height.value);
             V sum[height.value][beside.value] = {};
@@ -191,14 +190,21 @@ struct Chunk {
                 }
                 if (g.x) store(along + (t + r) * W, part);
             }
-            if (g.later) accumulate(sum, l - t, g.inner + t * L1 + t, 1, L1, g.rows + t * g.width + column, g.width, W);
-            else accumulate(sum, t + height.value, g.inner + t * L1, L1, 1, g.rows + column, g.width, W);
+            const int64_t from = later ? t + height.value : 0, steps = later ? l - from : t;
+            const float* inner = later ? g.inner + from * L1 + t : g.inner + t * L1;
+            accumulate(sum, steps, inner, later ? 1 : L1, later ? L1 : 1, g.rows + from * g.width + column, g.width, W);
+            UNROLL for (int k = 0; k < height.value; k++)  // between the block's own steps: up to the diagonal
+                UNROLL for (int j = 0; j < beside.value; j++) {
+                    const V row = load(g.rows + (t + k) * g.width + column + j * W);
+                    UNROLL for (int r = later ? 0 : k; r < (later ? k + 1 : height.value); r++)
+                        sum[r][j] += row * g.inner[later ? (t + k) * L1 + t + r : (t + r) * L1 + t + k];
+                }
             UNROLL for (int r = 0; r < height.value; r++)
                 UNROLL for (int j = 0; j < beside.value; j++) {
                     const int64_t here = column + j * W;
                     const V x = g.ends ? sum[r][j] * g.ends[t + r] : sum[r][j];
                     float* to = g.to + (t + r) * s.N * g.to_width + here;
-                    if (past) store_past(to, x);
+                    if (goes_past) store_past(to, x);
                     else if (here < g.to_width) store_some(to, x, g.to_width - here);
                 }
         });
@@ -221,7 +227,7 @@ struct Chunk {
     void scores(int64_t t0, int64_t l) {
         const float* q = at(qs, t0);
         fetch(&is, 0, s.L), fetch(&fs, 0, s.L);
-        for (int64_t t = 0; t < (past ? 0 : l); t++)  // where h goes: soon to be written, or read
+        for (int64_t t = 0; t < (past(s.h, s.V) ? 0 : l); t++)  // where h goes: soon to be written, or read
             for (int64_t j = 0; j < s.V; j += 16) __builtin_prefetch(at(hs, t0 + t) + j, 1);
         within(l, q, s.q_t, s.K, nullptr, weight, S, &qs, nullptr);
         for (int64_t first = 0; first < l; first += W) {
@@ -243,9 +249,9 @@ struct Chunk {
     }
 
     void read_out(int64_t t0, int64_t l) const {
-        Sums h = {at(qs, t0), s.q_t, s.K, C, read, S, false, v, V1, s.h + row(t0) * s.V, s.V};
+        Sums h = {at(qs, t0), s.q_t, s.K, C, read, S, v, V1, s.h + row(t0) * s.V, s.V};
         h.ends = over;
-        add_up(l, h, &ks, &vs);
+        add_up<false>(l, h, &ks, &vs);
     }
 
     static void scale_by(float* x, float factor, int64_t size) {
@@ -421,8 +427,6 @@ struct Chunk {
                     else
                         for (int64_t x = j; x < t; x++) part[t - t0][x - j] += sum[x - j];
                 }
-                // A row block reaches to the end of its last row: 0 from there back to the end of the row's own vector.
-                for (int64_t j = whole(t + 1); j < least(L1, whole(t + ROWS)); j += W) store(dS + t * L1 + j, V{});
             }
             store(passing + t0, sums(part));
             t1 = t0;
@@ -432,11 +436,12 @@ struct Chunk {
 
     // d q or d k, and what the logarithm of each row's weight gets: the part that went through the state times x, which
     // is q or k itself.
+    template <bool later>
     void settle(int64_t l, Sums g, const float* state, const float* normaliser, const float* given, const float* x,
                 float* d_weights) const {
         transpose(state, V1, s.K, V1, turned_C, K1);
         g.state = turned_C, g.normaliser = normaliser, g.given = given, g.x = x;
-        add_up(l, g);
+        add_up<later>(l, g);
         for (int64_t first = 0; first < l; first += W) {
             V part[W] = {};
             for (int64_t t = first; t < least(l, first + W); t++) part[t - first] = load(along + t * W);
@@ -446,9 +451,9 @@ struct Chunk {
 
     void across(int64_t t0, int64_t l) const {
         float *to_q = s.d_q + row(t0) * s.K, *to_k = s.d_k + row(t0) * s.K, *to_v = s.d_v + row(t0) * s.V;
-        settle(l, {dnum, V1, s.V, nullptr, read, dS, false, k, K1, to_q, s.K}, C, N1, dden, q, dread);
-        settle(l, {v, V1, s.V, nullptr, write, dS, true, q, K1, to_k, s.K}, dC, dn, nullptr, k, dwrite);
-        add_up(l, {k, K1, s.K, dC, write, S, true, dnum, V1, to_v, s.V}, &d_hs, &hs);
+        settle<false>(l, {dnum, V1, s.V, nullptr, read, dS, k, K1, to_q, s.K}, C, N1, dden, q, dread);
+        settle<true>(l, {v, V1, s.V, nullptr, write, dS, q, K1, to_k, s.K}, dC, dn, nullptr, k, dwrite);
+        add_up<true>(l, {k, K1, s.K, dC, write, S, dnum, V1, to_v, s.V}, &d_hs, &hs);
     }
 
     // d C and d n, one chunk back.
@@ -490,7 +495,7 @@ inline void memory(int64_t backward, const Memory* s) {
                 else if (g.backward) chunk.backward(task);
                 else chunk.forward(task);
             }
-            if (chunk.past) fence();
+            fence();  // what went past the caches is there
         },
         &given, threads);
 }

@@ -1,7 +1,7 @@
 // Vectors of W floats and the functions of the gates on them. Compiled once for each instruction set.
 //
-// Each is right to 4 units in the last place (exp: 2) wherever the result is a normal float; tests/cells/test_native.py
-// measures it. Infinities and NaN go in and come out as they should.
+// Each is right to 4 units in the last place (exp: 2) wherever the result is a normal float, exp's at most 2.4e38;
+// tests/cells/test_native.py measures it. Infinities and NaN go in and come out as they should.
 #pragma once
 #include <stdint.h>
 #include <string.h>
