@@ -195,7 +195,7 @@ template <class Cell> struct Forward : Layout<Cell> {
         const float* h = it.h[t & 1] + i0 * deep;
         if (this->packed) {
             const float* R = this->packed + (it.n * this->blocks + block) * s.P * NV * W;
-            accumulate<MR>(sum, s.P, h, deep, 1, R, NV * W, W, [&](int r) {  // a row's at a time: they are far away
+            accumulate<MR>(sum, s.P, h, deep, 1, R, NV * W, W, [&](int r) INLINED {  // a row's at a time: they are far away
                 if (!projection) __builtin_prefetch(s.h + this->at(row[r], t, it.n) + j0, 1);
                 if (r >= coming) return;
                 const float* x = this->x_pre(this->row_of(it.group, from + r), when, it.n) + j0;

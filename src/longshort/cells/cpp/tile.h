@@ -20,8 +20,8 @@ struct Nothing {
     ALWAYS void operator()(int) const {}
 };
 
-// K comes in PARTS, with between(part) before each. The sums are copied: an array that others know of, clang keeps in
-// memory through the loop.
+// K comes in PARTS with between(part) before each, which must be INLINED, or the sums leave their registers for it. They
+// are copied: an array that others know of, clang keeps in memory through the loop.
 template <int PARTS = 1, int MR, int NV, class Between = Nothing>
 ALWAYS void accumulate(V (&to)[MR][NV], int64_t K, const float* A, int64_t a_row, int64_t a_k, const float* B,
                        int64_t b_k, int64_t b_panel, Between between = {}) {

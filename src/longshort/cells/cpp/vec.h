@@ -20,7 +20,8 @@ namespace VARIANT {
 #else
 #define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, VI{__VA_ARGS__})
 #endif
-#define ALWAYS inline __attribute__((always_inline))
+#define INLINED __attribute__((always_inline))
+#define ALWAYS inline INLINED
 // Before a loop whose count is known: an array it runs over can be registers only if nothing of the loop is left.
 #if defined(__clang__)
 #define UNROLL _Pragma("clang loop unroll(full)")
