@@ -148,7 +148,7 @@ def test_an_mlstm_that_writes_past_the_caches_gives_the_reference_s_answer(K, V,
 
 
 def as_in_float64(B, T, K, V, chunk_size=64, **options):
-    """The mLSTM of the core, beside the chunkwise form: h, the last state, every gradient. NaN lies beside every row."""
+    """The core beside the chunkwise form: h, the last state, every gradient. NaN lies beside each row."""
     beside = [torch.nn.functional.pad(torch.randn(B, T, 2, n), (1, 2), value=torch.nan) for n in (K, K, V, 1, 1)]
     d = [torch.randn(B, T, V, 2).transpose(2, 3), torch.randn(B, 2, K, V), torch.randn(B, 2, K)]
 
