@@ -66,10 +66,8 @@ struct Chunk {
     }
 
     const float* at(const Rows& rows, int64_t t) const { return rows.x + b * rows.x_b + t * rows.x_t + n * rows.x_n; }
-    // Whether h or a gradient, a row of it at x, goes past the caches: whole lines, and too many to stay there.
-    bool past(const float* x, int64_t width) const {
-        return (uintptr_t)x % 64 == 0 && width % 16 == 0 && s.B * s.T * s.N * width > LARGE;
-    }
+    // h, or a gradient, with a row of it at x.
+    bool past(const float* x, int64_t width) const { return goes_past(x, width, s.B * s.T * s.N * width); }
     int64_t row(int64_t t) const { return (b * s.T + t) * s.N + n; }  // of what is contiguous
 
     // Rows of `width` numbers into rows of whole vectors, the rest 0.
@@ -92,7 +90,7 @@ struct Chunk {
         if (next < 0 || !rows || !rows->x) return;
         const float* from = at(*rows, next);
         for (int64_t r = r0; r < least(r1, next_l); r++)
-            for (int64_t j = 0; j < rows->width; j += 16) __builtin_prefetch(from + r * rows->x_t + j);
+            for (int64_t j = 0; j < rows->width; j += 16) ask_for(from + r * rows->x_t + j);
     }
 
     // Steps t0 .. t0 + l of the inputs.
@@ -173,8 +171,9 @@ struct Chunk {
         int64_t to_width;
         const float *ends = nullptr, *normaliser = nullptr, *given = nullptr, *x = nullptr;
     };
-    template <bool later> void add_up(int64_t l, const Sums& g, const Rows* soon = nullptr, const Rows* soon_too = nullptr) const {
-        const bool goes_past = past(g.to, g.to_width);
+    template <bool later>
+    void add_up(int64_t l, const Sums& g, const Rows* soon = nullptr, const Rows* soon_too = nullptr) const {
+        const bool to_past = past(g.to, g.to_width);
         tiles(l, g.width, [&](auto height, auto beside, int64_t t, int64_t column) {
             if (!column) fetch(soon, t, t + height.value), fetch(soon_too, t, t + height.value);
             V sum[height.value][beside.value] = {};
@@ -204,7 +203,7 @@ struct Chunk {
                     const int64_t here = column + j * W;
                     const V x = g.ends ? sum[r][j] * g.ends[t + r] : sum[r][j];
                     float* to = g.to + (t + r) * s.N * g.to_width + here;
-                    if (goes_past) store_past(to, x);
+                    if (to_past) store_past(to, x);
                     else if (here < g.to_width) store_some(to, x, g.to_width - here);
                 }
         });
@@ -228,7 +227,7 @@ struct Chunk {
         const float* q = at(qs, t0);
         fetch(&is, 0, s.L), fetch(&fs, 0, s.L);
         for (int64_t t = 0; t < (past(s.h, s.V) ? 0 : l); t++)  // where h goes: soon to be written, or read
-            for (int64_t j = 0; j < s.V; j += 16) __builtin_prefetch(at(hs, t0 + t) + j, 1);
+            for (int64_t j = 0; j < s.V; j += 16) ask_for(at(hs, t0 + t) + j);
         within(l, q, s.q_t, s.K, nullptr, weight, S, &qs, nullptr);
         for (int64_t first = 0; first < l; first += W) {
             V part[W] = {};

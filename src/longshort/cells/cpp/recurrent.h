@@ -195,7 +195,8 @@ template <class Cell> struct Forward : Layout<Cell> {
         const float* h = it.h[t & 1] + i0 * deep;
         if (this->packed) {
             const float* R = this->packed + (it.n * this->blocks + block) * s.P * NV * W;
-            accumulate<MR>(sum, s.P, h, deep, 1, R, NV * W, W, [&](int r) INLINED {  // a row's at a time: they are far away
+            // A row's at a time: all at once, they would wait for one another.
+            accumulate<MR>(sum, s.P, h, deep, 1, R, NV * W, W, [&](int r) INLINED {
                 if (!projection) __builtin_prefetch(s.h + this->at(row[r], t, it.n) + j0, 1);
                 if (r >= coming) return;
                 const float* x = this->x_pre(this->row_of(it.group, from + r), when, it.n) + j0;
@@ -588,10 +589,10 @@ template <class Cell> struct Backward : Layout<Cell> {
 
 template <class Run, class Cell> void call(const Recurrence& s, bool backward) {
     Run run = {{s}};
-    // Whole lines of 16: a row of d x_pre has H numbers a gate, what is kept of W units KEEPS * W.
-    const bool lines = backward ? s.H % 16 == 0 : Cell::KEEPS * W % 16 == 0;
-    run.past = lines && (uintptr_t)(backward ? s.d_x_pre : s.saved) % 64 == 0 &&
-               s.B * s.T * s.N * s.H * (backward ? Cell::G : Cell::KEEPS) > LARGE;
+    // A row of d x_pre has H numbers a gate, what is kept of W units KEEPS * W.
+    const int64_t size = s.B * s.T * s.N * s.H;
+    run.past = backward ? goes_past(s.d_x_pre, s.H, size * Cell::G)
+                        : goes_past(s.saved, Cell::KEEPS * W, size * Cell::KEEPS);
     run.width = whole(s.H), run.tiles = run.width / W, run.blocks = ceil_div(run.tiles, Cell::BESIDE);
     run.deep = whole(s.P), run.outputs = run.deep / W;
     const bool projects = Cell::PROJECTS && s.more, packs = backward || projects || s.T * s.B > 16;

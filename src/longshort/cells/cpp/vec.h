@@ -51,6 +51,12 @@ ALWAYS void store_past(float* p, V x) {
     store(p, x);
 #endif
 }
+// Asks for a line, into the second cache: what is at work fills the first.
+ALWAYS void ask_for(const float* p) { __builtin_prefetch(p, 0, 2); }
+// Whether rows of `width` numbers, the first at x, go there: whole lines, of `size` numbers too many to stay in a cache.
+inline bool goes_past(const float* x, int64_t width, int64_t size) {
+    return (uintptr_t)x % 64 == 0 && width % 16 == 0 && size > LARGE;
+}
 inline void fence() {
 #if defined(__x86_64__)
     _mm_sfence();
