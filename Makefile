@@ -40,7 +40,8 @@ gpu-check:
 sanitize: $(VENV)/.dev
 	$(BIN)/python build_native.py --sanitize
 	LD_PRELOAD=$$($${CXX:-c++} -print-file-name=libasan.so):$$($${CXX:-c++} -print-file-name=libubsan.so) \
-		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/cells/test_native.py -k "not exports and not one_openmp and not hang and not loader"; \
+		ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal \
+		tests/cells/test_native.py -k "not exports and not one_openmp and not hang and not loader"; \
 		status=$$?; $(BIN)/python build_native.py; exit $$status
 
 clean:
