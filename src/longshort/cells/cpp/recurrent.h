@@ -23,10 +23,13 @@ struct Plan {
 inline double cycles(const Recurrence& s, int64_t G, int64_t team, int64_t teams, int64_t groups) {
     const int64_t rows = ceil_div(s.B, groups), tiles = ceil_div(ceil_div(s.H, W), team);
     const double blocks = (double)ceil_div(rows, ROWS), sums = G * (double)s.H * tiles;
-    const double read = sums * W * 4 / (sums * W * 4 * s.N / teams > 6e5 ? 16 : 48);  // beyond the cache of one core
+    const double bytes = sums * W * 4 * ceil_div(s.N * groups, teams);  // of R, for a thread
+    const double read = sums * W * 4 / (bytes > 6e5 ? 16 : 48);  // beyond the cache of one core
     double each = read > sums * rows / 2 ? read : sums * rows / 2;
-    each += sums * blocks / 2 + 60.0 * tiles * rows;
-    return each * ceil_div(s.N * groups, teams) + (team > 1 ? 500 : 0);
+    each += sums * blocks / 2 + 60.0 * tiles * rows + (bytes > 1.5e6 ? read / 8 : 0);
+    each *= ceil_div(s.N * groups, teams);
+    if (team > 1) each += 1000 + (each / 20 < 4000 ? each / 20 : 4000);  // the slowest of a team is waited for
+    return each;
 }
 
 inline Plan plan_of(const Recurrence& s, int64_t G, int64_t threads) {
