@@ -56,7 +56,7 @@ EXPORT int64_t longshort_variants() { return COUNT; }
 EXPORT const char* longshort_variant(int64_t variant) { return VARIANTS[variant]->name; }
 EXPORT int64_t longshort_runs_here(int64_t variant) { return runs_here(variant); }
 
-// ---- numbers too small for float32's full precision --------------------------------------------------------------------
+// ---- numbers too small for float32's full precision -----------------------------------------------------------------
 
 // Subnormal numbers count as 0 while the core computes, and its caller's setting comes back: with gates that let go,
 // products are full of them, and each takes an Intel processor a hundred cycles and more.

@@ -128,7 +128,8 @@ struct Chunk {
             V D = splat(-__builtin_inff());  // of W inputs, step by step; at last what is written of them
             for (int64_t t = j; t < l; t++) {
                 D += splat(log_f[t]);
-                if (t < j + W) D = lanes() == (int32_t)(t - j) ? splat(i[t]) : D;  // the step's own has not decayed
+                // The step's own has not decayed.
+                if (t < j + W) D = lane_numbers() == (int32_t)(t - j) ? splat(i[t]) : D;
                 store(weight + t * L1 + j, exp(D - splat(m[t])) * scale);
             }
             store(write + j, exp(D - splat(m[l - 1])));

@@ -37,7 +37,7 @@ struct Multiply {
                 memcpy(room + (k - k0) * TALL, s.x + k * s.x_k + m0, (m1 - m0) * 4);
             a = room, a_row = 1, a_k = TALL;
         }
-        const bool past = goes_past();
+        const bool to_past = past();
         tiles(m1 - m0, s.N, [&](auto height, auto beside, int64_t row, int64_t column) {
             V sum[height.value][beside.value];
             float* y = s.y + (m0 + row) * s.y_m + column;
@@ -50,15 +50,13 @@ struct Multiply {
             accumulate(sum, k1 - k0, a + row * a_row, a_row, a_k, packed + column * DEEP, W, DEEP * W);
             UNROLL for (int r = 0; r < height.value; r++)
                 UNROLL for (int v = 0; v < beside.value; v++) {
-                    if (past) store_past(y + r * s.y_m + v * W, sum[r][v]);
+                    if (to_past) store_past(y + r * s.y_m + v * W, sum[r][v]);
                     else store_some(y + r * s.y_m + v * W, sum[r][v], lanes - v * W);
                 }
         });
     }
-    // One pass over k gives all of y, and y is large and of whole, aligned vectors.
-    bool goes_past() const {
-        return s.K <= DEEP && s.N % W == 0 && s.y_m % W == 0 && (uintptr_t)s.y % (4 * W) == 0 && s.M * s.N > (1 << 22);
-    }
+    // Whether y goes past the caches: one pass over k gives all of it.
+    bool past() const { return s.K <= DEEP && s.N % 16 == 0 && goes_past(s.y, s.y_m, s.M * s.N, 8 * LARGE); }
 
     void run(int64_t thread, int64_t threads) const {
         const Range panels = part(ceil_div(s.N, W), thread, threads), mine = part(s.M, thread, threads);

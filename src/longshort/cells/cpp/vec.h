@@ -53,9 +53,9 @@ ALWAYS void store_past(float* p, V x) {
 }
 // Asks for a line, into the second cache: what is at work fills the first.
 ALWAYS void ask_for(const float* p) { __builtin_prefetch(p, 0, 2); }
-// Whether rows of `width` numbers, the first at x, go there: whole lines, of `size` numbers too many to stay in a cache.
-inline bool goes_past(const float* x, int64_t width, int64_t size) {
-    return (uintptr_t)x % 64 == 0 && width % 16 == 0 && size > LARGE;
+// Whether rows of `width` numbers, the first at x, go there: whole lines, and more than `most` numbers in all.
+inline bool goes_past(const float* x, int64_t width, int64_t size, int64_t most = LARGE) {
+    return (uintptr_t)x % 64 == 0 && width % 16 == 0 && size > most;
 }
 inline void fence() {
 #if defined(__x86_64__)
@@ -140,7 +140,7 @@ template <int n, int... at> struct UpTo : UpTo<n - 1, n - 1, at...> {};
 template <int... at> struct UpTo<0, at...> { typedef Lanes<at...> type; };
 typedef UpTo<W>::type AllLanes;
 template <int... at> ALWAYS VI numbered(Lanes<at...>) { return VI{at...}; }
-ALWAYS VI lanes() { return numbered(AllLanes()); }  // 0 .. W-1
+ALWAYS VI lane_numbers() { return numbered(AllLanes()); }
 
 // Adds up each of W vectors: lane j of the answer is the sum of x[j].
 template <int N> struct Fold {
