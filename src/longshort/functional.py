@@ -15,7 +15,7 @@ from torch import Tensor
 
 from longshort.cells import core, native
 from longshort.cells.gru import GRUState, gru_start
-from longshort.cells.loop import check_within, readable
+from longshort.cells.loop import Empty, check_within, readable
 from longshort.cells.lstm import GATES, LSTMState, lstm_start
 from longshort.cells.mlstm import MLSTMState, mlstm_start
 from longshort.cells.rnn import NONLINEARITIES, RNNState, rnn_start
@@ -80,8 +80,8 @@ def rnn(
     expect("R", R, (N, H, H), "(N, H, H)")
     one_of("nonlinearity", nonlinearity, NONLINEARITIES)
     dtype = compute_dtype(RNNState, state, x_pre=x_pre, R=R)
-    state = start_state(state, RNNState, rnn_start, (B, N, H), [(B, N, H)], dtype, x_pre.device)
-    return drive("rnn", [x_pre], {"R": R}, state, lengths, reset, kernel, {"nonlinearity": nonlinearity})
+    start = start_state(state, RNNState, rnn_start, (B, N, H), [(B, N, H)], dtype, x_pre.device)
+    return drive("rnn", [x_pre], {"R": R}, start, lengths, reset, kernel, {"nonlinearity": nonlinearity})
 
 
 def lstm(
@@ -118,8 +118,8 @@ def lstm(
         expect("proj", proj, (N, P, H), "(N, P, H)")
     expect("R", R, (G, N, H, P), "(G, N, H, P)")
     dtype = compute_dtype(LSTMState, state, x_pre=x_pre, R=R, proj=proj)
-    state = start_state(state, LSTMState, lstm_start, (B, N, H, P), [(B, N, P), (B, N, H)], dtype, x_pre.device)
-    return drive("lstm", [x_pre], {"R": R, "proj": proj}, state, lengths, reset, kernel, {})
+    start = start_state(state, LSTMState, lstm_start, (B, N, H, P), [(B, N, P), (B, N, H)], dtype, x_pre.device)
+    return drive("lstm", [x_pre], {"R": R, "proj": proj}, start, lengths, reset, kernel, {})
 
 
 def gru(
@@ -151,8 +151,8 @@ def gru(
     if bias is not None:
         expect("bias", bias, (N, H), "(N, H)")
     dtype = compute_dtype(GRUState, state, x_pre=x_pre, R=R, bias=bias)
-    state = start_state(state, GRUState, gru_start, (B, N, H), [(B, N, H)], dtype, x_pre.device)
-    return drive("gru", [x_pre], {"R": R, "bias": bias}, state, lengths, reset, kernel, {})
+    start = start_state(state, GRUState, gru_start, (B, N, H), [(B, N, H)], dtype, x_pre.device)
+    return drive("gru", [x_pre], {"R": R, "bias": bias}, start, lengths, reset, kernel, {})
 
 
 def slstm(
@@ -183,8 +183,8 @@ def slstm(
     expect("x_pre", x_pre, (B, T, 4, N, H), "(B, T, 4, N, H)")
     expect("R", R, (4, N, H, H), "(4, N, H, H)")
     dtype = compute_dtype(SLSTMState, state, x_pre=x_pre, R=R)
-    state = start_state(state, SLSTMState, slstm_start, (B, N, H), [(B, N, H)] * 4, dtype, x_pre.device)
-    return drive("slstm", [x_pre], {"R": R}, state, lengths, reset, kernel, {"forget": forget})
+    start = start_state(state, SLSTMState, slstm_start, (B, N, H), [(B, N, H)] * 4, dtype, x_pre.device)
+    return drive("slstm", [x_pre], {"R": R}, start, lengths, reset, kernel, {"forget": forget})
 
 
 def mlstm(
@@ -227,9 +227,9 @@ def mlstm(
         raise ValueError(f"chunk_size={chunk_size}: a chunk holds at least 1 step")
     dtype = compute_dtype(MLSTMState, state, q=q, k=k, v=v, i_pre=i_pre, f_pre=f_pre)
     shapes = [(B, N, K, V), (B, N, K), (B, N)]
-    state = start_state(state, MLSTMState, mlstm_start, (B, N, K, V), shapes, dtype, q.device)
+    start = start_state(state, MLSTMState, mlstm_start, (B, N, K, V), shapes, dtype, q.device)
     inputs = [q, k, v, i_pre, f_pre]
-    return drive("mlstm", inputs, {}, state, lengths, reset, kernel, {"chunk_size": chunk_size, "eps": eps})
+    return drive("mlstm", inputs, {}, start, lengths, reset, kernel, {"chunk_size": chunk_size, "eps": eps})
 
 
 def one_step(door: Callable, inputs: Sequence[Tensor], *args, reset: Tensor | None, **options):
@@ -355,8 +355,13 @@ def drive(cell: str, inputs: list[Tensor], weights: dict, state, lengths, reset,
     B, T = inputs[0].shape[:2]
     lengths, reset = check_lengths(lengths, B, T, inputs[0].device), check_reset(reset, (B, T), "(B, T)")
     check_name(cell, kernel)
-    recorded = recording() and not under_transform()  # a transform looks inside: no operator
-    call = call_operator if recorded else run_watched if watchers() else run_cell
+    call: Callable = run_cell
+    if recording() and not under_transform():  # a transform looks inside: no operator
+        call = call_operator
+    elif watchers():
+        call = run_watched
+    if call is not run_cell and isinstance(state, Empty):
+        state = state.made()
     return call(cell, inputs, weights, state, lengths, reset, kernel, options)
 
 
@@ -383,10 +388,10 @@ def compute_dtype(kind: type, state, **tensors: Tensor | None) -> torch.dtype:
     return dtype
 
 
-def start_state(state, kind: type, start: Callable, sizes: Sequence[int], shapes, dtype: torch.dtype, device):
-    """The given state, its `shapes` checked, in the compute dtype; or the empty one, `start(*sizes)`."""
+def start_state(state, kind: type, start: Callable, sizes: Sequence[int], shapes, dtype: torch.dtype, device) -> Any:
+    """The given state, its `shapes` checked, in the compute dtype; or the empty one, yet to be made."""
     if state is None:
-        return start(*sizes, dtype=dtype, device=device)
+        return Empty(start, sizes, dtype, device)
     for name, given, want in zip(kind._fields, state, shapes, strict=True):
         if given.shape != want:
             raise ValueError(f"state.{name} has shape {tuple(given.shape)}; these inputs take {want}")
@@ -395,13 +400,13 @@ def start_state(state, kind: type, start: Callable, sizes: Sequence[int], shapes
 
 def shape_of(name: str, x: Tensor, axes: str) -> torch.Size:
     """The shape of `x`, once it has as many axes as it should."""
-    if x.dim() != len(axes.split()):
+    if x.dim() != axes.count(" ") + 1:
         raise ValueError(f"{name} must be ({', '.join(axes.split())}), got shape {tuple(x.shape)}")
     return x.shape
 
 
 def expect(name: str, x: Tensor, shape: tuple[int, ...], meaning: str) -> None:
-    if tuple(x.shape) != shape:
+    if x.shape != shape:
         raise ValueError(f"{name} must be {meaning} = {shape} here, got {tuple(x.shape)}")
 
 

@@ -31,10 +31,17 @@ class Kernel:
     """`kernel="auto"` takes it from this many steps on: below, the next one is faster."""
     on_request: bool = False
     """Only ever taken by name."""
+    knows_empty: bool = False
+    """Takes an `Empty` for the empty state."""
     transforms: bool = True
     """Whether vmap, forward-mode derivatives and other transforms can look inside."""
     missing: Callable[[], str | None] = lambda: None
     """Says why this installation does not have it, or None."""
+
+    @property
+    def implementation(self) -> Callable:
+        # A module that is there already is looked up: torch.compile cannot trace an import.
+        return getattr(sys.modules.get(self.module) or import_module(self.module), self.function)
 
     def why_not(self, x: Tensor, dtype: torch.dtype | None = None, others: Iterable[Tensor | None] = ()) -> str | None:
         """Why it cannot run on `x` in the state's `dtype` (None: what `x` alone asks for), as a sentence; or None.
@@ -80,7 +87,7 @@ def recording() -> bool:
 def in_cpp(cell: str) -> Kernel:
     """The C++ core's implementation of a cell."""
     options = {"device": "cpu", "dtypes": (torch.float32,), "transforms": False, "missing": core.missing}
-    return Kernel("longshort.cells.native", cell, **options)
+    return Kernel("longshort.cells.native", cell, knows_empty=True, **options)
 
 
 KERNELS: dict[str, dict[str, Kernel]] = {  # fastest first; the last one takes anything and defines the answer
@@ -102,16 +109,22 @@ def check_name(cell: str, kernel: str) -> None:
         raise ValueError(f"{cell} has no kernel {kernel!r}; it has {', '.join(KERNELS[cell])}, and auto")
 
 
-def choose(
+def choose(cell: str, x: Float[Tensor, "B T ..."], kernel: str = "auto") -> Callable:
+    """The implementation of `cell` to run on `x`: the one asked for, or the fastest that can."""
+    return chosen(cell, x, kernel).implementation
+
+
+def chosen(
     cell: str,
     x: Float[Tensor, "B T ..."],
-    kernel: str = "auto",
+    kernel: str,
     dtype: torch.dtype | None = None,
     others: Sequence[Tensor | None] = (),
-) -> Callable:
-    """The implementation of `cell` to run on `x`: the one asked for, or the fastest that can.
+) -> Kernel:
+    """The kernel of `cell` to run on `x`.
 
     Args:
+        kernel: its name, or "auto".
         dtype: the state's, in which it computes; None: float32, or wider if x is.
         others: the tensors that come along.
     """
@@ -126,9 +139,7 @@ def choose(
         )
     elif reason := table[kernel].why_not(x, dtype, others):
         raise ValueError(f"{cell} cannot use kernel={kernel!r} here: {reason}. Try kernel='auto'.")
-    at = table[kernel]
-    # A module that is there already is looked up: torch.compile cannot trace an import.
-    return getattr(sys.modules.get(at.module) or import_module(at.module), at.function)
+    return table[kernel]
 
 
 FEW_ROWS = 32  # below, laying the weights out anew costs more than it saves

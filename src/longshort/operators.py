@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from longshort.cells.gru import GRUState
-from longshort.cells.loop import check_within, readable, without_autocast
+from longshort.cells.loop import Empty, check_within, readable, without_autocast
 from longshort.cells.lstm import LSTMState
 from longshort.cells.mlstm import MLSTMState
 from longshort.cells.rnn import RNNState
 from longshort.cells.slstm import SLSTMState
-from longshort.kernels import choose
+from longshort.kernels import chosen
 
 
 class Signature(NamedTuple):
@@ -40,25 +40,31 @@ SIGNATURES = {
 # ---- a cell over a sequence ------------------------------------------------------------------------------------------
 
 
-def run_cell(cell: str, inputs: Sequence[Tensor], weights: dict, state, lengths, reset, kernel: str, options: dict):
-    """Run the chosen kernel in the state's dtype, and hand back h in the input's dtype."""
+def run_cell(
+    cell: str, inputs: Sequence[Tensor], weights: dict, state: Any, lengths, reset, kernel: str, options: dict
+) -> tuple[Tensor, Any]:
+    """Run the chosen kernel in the state's dtype, and hand back h in the input's dtype. `state` may be `Empty`."""
     x = inputs[0]
-    B, T = x.shape[:2]
-    compute = choose(cell, x, kernel, state[0].dtype, [*inputs[1:], *weights.values(), *state])
-    shape = B, T, *output_shape(cell, state)
-    if 0 in shape:
+    empty = isinstance(state, Empty)
+    dtype = state.dtype if empty else state[0].dtype
+    one = chosen(cell, x, kernel, dtype, [*inputs[1:], *weights.values(), *(() if empty else state)])
+    shape = *x.shape[:2], *output_shape(inputs, weights)
+    nothing = 0 in shape
+    if empty and (nothing or not one.knows_empty):
+        state = state.made()
+    if nothing:
         return x.new_zeros(shape) + 0 * x.sum(), state  # a part of the graph, as torch's
-    dtype = state[0].dtype
     inputs = [x if x.dtype is dtype else x.to(dtype) for x in inputs]
     weights = {name: w if w is None or w.dtype is dtype else w.to(dtype) for name, w in weights.items()}
     with without_autocast(x.device.type):  # gates, states and sums stay in the state's dtype
-        h, state = compute(*inputs, **weights, state=state, lengths=lengths, reset=reset, **options)
+        h, state = one.implementation(*inputs, **weights, state=state, lengths=lengths, reset=reset, **options)
     return (h if h.dtype is x.dtype else h.to(x.dtype)), state
 
 
-def output_shape(cell: str, state) -> tuple[int, int]:
-    """(N, width) of an output."""
-    return (state.C.shape[1], state.C.shape[-1]) if cell == "mlstm" else state.h.shape[1:]
+def output_shape(inputs: Sequence[Tensor], weights: dict) -> tuple[int, int]:
+    """(N, width) of an output: of the mLSTM v's, of the others as R reads it."""
+    shape = weights["R"].shape if weights else inputs[2].shape
+    return shape[-3 if weights else -2], shape[-1]
 
 
 # ---- the same as one operator ----------------------------------------------------------------------------------------
@@ -104,17 +110,21 @@ class Operator:
         for operator in (forward, backward):
             operator.register_vmap(one_at_a_time(operator))
 
-    def call(self, args):
-        """`run_cell` with the operator's arguments, in their order."""
-        names, weights, state, options = self.signature
+    def sorted(self, args):
+        """The operator's arguments, in their order, as inputs, weights by name, the state, and what follows it."""
+        names, weights, state, _ = self.signature
         args = iter(args)
         take = lambda n: [next(args) for _ in range(n)]  # noqa: E731
         inputs, weights = take(len(names)), dict(zip(weights, take(len(weights)), strict=True))
-        start, (lengths, reset) = state(*take(len(state._fields))), take(2)
+        return inputs, weights, state(*take(len(state._fields))), *args
+
+    def call(self, args):
+        """`run_cell` with the operator's arguments."""
+        inputs, weights, start, lengths, reset, *options, kernel = self.sorted(args)
         if lengths is not None and readable(lengths):
             check_within(lengths, inputs[0].shape[1])
-        options = dict(zip(options, take(len(options)), strict=True))
-        return run_cell(self.cell, inputs, weights, start, lengths, reset, next(args), options)
+        options = dict(zip(self.signature.options, options, strict=True))
+        return run_cell(self.cell, inputs, weights, start, lengths, reset, kernel, options)
 
     def forward(self, *args):
         if torch.autograd.forward_ad._current_level >= 0:  # torch would leave the tangents out without a word
@@ -125,9 +135,9 @@ class Operator:
         return (h.contiguous(), *(x.contiguous() for x in last))
 
     def fake(self, *args):
-        x, count = args[0], len(self.signature.state._fields)
-        state = self.signature.state(*args[self.tensors - count : self.tensors])
-        return (x.new_empty(*x.shape[:2], *output_shape(self.cell, state)), *(s.new_empty(s.shape) for s in state))
+        inputs, weights, state, *_ = self.sorted(args)
+        x, shape = inputs[0], output_shape(inputs, weights)
+        return (x.new_empty(*x.shape[:2], *shape), *(s.new_empty(s.shape) for s in state))
 
     def remember(self, ctx, inputs, output):
         ctx.save_for_backward(*inputs[: self.tensors + 2])

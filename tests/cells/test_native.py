@@ -3,6 +3,7 @@
 import ctypes
 import multiprocessing
 import os
+import platform
 import subprocess
 import sys
 from itertools import product
@@ -11,7 +12,7 @@ from pathlib import Path
 import mpmath
 import pytest
 import torch
-from problems import LENGTHS, TOLERANCE, assert_same, everything, exact, kept_for_backward
+from problems import LENGTHS, TOLERANCE, assert_same, everything, exact, kept_for_backward, raw
 
 from longshort import checking, functional
 from longshort.cells import core, native
@@ -102,6 +103,21 @@ def test_lengths_and_resets_give_the_reference_s_answer(form, what, count, varia
         assert_same(got, wanted(p, more), F32)
 
 
+@pytest.mark.parametrize("cuts", ["", "lengths reset"])
+@pytest.mark.parametrize("T", [1, 65])
+@pytest.mark.parametrize("form", CELLS)
+def test_without_a_state_the_core_begins_with_the_empty_one(form, T, cuts, variant, threads):
+    """It is never made: the reference's answers, and those of the same state made and handed over."""
+    threads(2)
+    p = long_problem(form, T=T, B=3, N=2, H=19)._replace(state=None)
+    more = {"lengths": torch.tensor([T, 0, T // 2]), "reset": torch.rand(3, T) < 0.2} if cuts else {}
+    got = everything(p, **more)
+    assert_same(got, everything(exact(p), **more), F32)
+    empty = exact(p)._replace(inputs={k: x[:, :0] for k, x in p.inputs.items()}).run()[1]
+    made = everything(p._replace(state=type(empty)(*(x.to(torch.float32) for x in empty))), **more)
+    assert_same(got, {name: made[name] for name in got}, 0)
+
+
 @pytest.mark.parametrize("form", [form for form in CELLS if not form.startswith("mlstm")])
 def test_what_is_written_past_the_caches_gives_the_reference_s_answer(form, variant, threads):
     """So many rows and steps that what is kept, and the gradient of the inputs, are written past the caches."""
@@ -149,8 +165,10 @@ def test_an_mlstm_that_writes_past_the_caches_gives_the_reference_s_answer(K, V,
 
 def as_in_float64(B, T, K, V, chunk_size=64, **options):
     """The core beside the chunkwise form: h, the last state, every gradient. NaN lies beside each row."""
-    beside = [torch.nn.functional.pad(torch.randn(B, T, 2, n), (1, 2), value=torch.nan) for n in (K, K, V, 1, 1)]
-    d = [torch.randn(B, T, V, 2).transpose(2, 3), torch.randn(B, 2, K, V), torch.randn(B, 2, K)]
+    *beside, d_h = (
+        torch.nn.functional.pad(torch.randn(B, T, 2, n), (1, 2), value=torch.nan) for n in (K, K, V, 1, 1, V)
+    )
+    d = [d_h[..., 1:-2], torch.randn(B, 2, K, V), torch.randn(B, 2, K)]
 
     def learn(dtype, **kernel):
         given = [x.to(dtype, copy=True).requires_grad_() for x in beside]
@@ -256,7 +274,7 @@ def gate(which: int, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_functions_are_right_to_a_few_units_in_the_last_place(name, variant):
     which, true, allowed = FUNCTIONS[name]
-    size = torch.logspace(-30, 1.93, 4001)  # up to 85
+    size = torch.cat([torch.logspace(-30, 1.93, 4001), torch.linspace(85, 87.3, 501)])
     x = torch.cat([size, -size, torch.linspace(-20, 20, 4001), torch.zeros(1)])
     got, unit = gate(which, x), torch.finfo(torch.float32).eps
     for given, found in zip(x.tolist(), got.tolist(), strict=True):
@@ -279,15 +297,15 @@ def test_exp_where_the_result_is_no_normal_float(variant):
     assert (got[want > most * (1 + 1e-6)] == torch.inf).all()
 
 
-def test_the_caller_s_subnormal_numbers_stay(threads):
-    """The core counts its own as 0, on every thread: torch's stay what they are."""
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="elsewhere they cost nothing, and stay")
+def test_subnormal_numbers_are_0_in_the_core_and_the_caller_s_stay(variant, threads):
+    """On every thread."""
     small = torch.full((2**20,), 1e-40)
-    threads(2)
-    for B in (1, 64):
-        slstm(torch.randn(B, 20, 4, 2, 32), torch.randn(4, 2, 32, 32), kernel="native")
-        assert (small * 1.0 > 0).all()
-    assert gate(0, torch.full((32,), -90.0)).eq(0).all()
-    assert small.mul(0.5).gt(0).all()
+    for count in (1, 2, 3):
+        threads(count)
+        assert native.linear(torch.full((512, 4), 1e-20), torch.full((8, 4), 1e-20), None).eq(0).all()
+        assert native.linear(torch.full((512, 4), 1e-40), torch.full((8, 4), 1e30), None).eq(0).all()
+        assert small.mul(0.5).gt(0).all()
 
 
 def test_functions_at_the_limits(variant):
@@ -592,6 +610,45 @@ def test_what_is_not_finite_leaves_an_mlstm_s_earlier_steps_alone(name, bad, var
     h = p._replace(inputs=inputs).run()[0]
     assert torch.equal(h[:, :at], clean[:, :at])
     assert not torch.equal(h[:, at:].nan_to_num(), clean[:, at:])
+
+
+@pytest.mark.parametrize("name", ["k", "v"])
+@pytest.mark.parametrize("shut", ["forgotten", "not written"])
+def test_nan_in_an_mlstm_s_key_or_value_goes_where_the_reference_s_goes(name, shut, variant):
+    """Where its weight is 0 as well: nothing depends on where chunks begin."""
+    p = native_problem("mlstm", T=96, B=1, N=1, H=20)
+    inputs = {k: x.clone() for k, x in p.inputs.items()}
+    inputs[name][0, 5] = torch.nan
+    if shut == "forgotten":
+        inputs["f_pre"][0, 10:14] = -200.0
+    else:
+        inputs["i_pre"][0, 5] = -200.0
+    p = p._replace(inputs=inputs)
+    want = exact(p).run()[0].isnan().flatten(2).any(-1)
+    for L in (32, 96):
+        got = p._replace(options=p.options | {"chunk_size": L}).run()[0].isnan().flatten(2).any(-1)
+        assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize(("form", "bad"), [*product(CELLS, [torch.nan]), ("mlstm", torch.inf)])
+def test_what_is_not_finite_stays_before_a_reset(form, bad, variant):
+    """Outputs, the last state and gradients after it are those without it; resets within a chunk and at its ends."""
+    for T, resets in ((40, [7]), (40, [7, 8, 23]), (70, [16, 30, 33]), (70, [32]), (70, [69])):
+        p = native_problem(form, T=T, B=2, N=2, H=19)
+        cuts = torch.zeros(2, T, dtype=torch.bool)
+        cuts[:, resets] = True
+        options = {"reset": cuts} | ({"chunk_size": 32} if p.door == "mlstm" else {})
+        p = p._replace(options=p.options | options)
+        spoilt = {name: x.clone() for name, x in p.inputs.items()}
+        for x in spoilt.values():
+            x[0, resets[0] - 3] = bad
+        got, want = (everything(each, means=raw) for each in (p._replace(inputs=spoilt), p))
+        assert not got["h"][0, resets[0] - 3].isfinite().all()
+        for name in ("h", *(f"d {each}" for each in p.inputs)):
+            assert torch.equal(got[name][0, resets[0] :], want[name][0, resets[0] :])
+            assert torch.equal(got[name][1], want[name][1])
+        for name in p.state._fields:
+            assert torch.equal(got[f"last {name}"], want[f"last {name}"])
 
 
 def test_tensors_the_core_cannot_read_are_not_read():

@@ -24,10 +24,10 @@ LIBRARY = "libnative.dll" if sys.platform == "win32" else "libnative.so"
 INSTALL = "Install longshort with a C++ compiler at hand (g++ or clang++): pip install --force-reinstall longshort"
 
 # cpp/shared.h's structures, field by field; VERSION changes with what they mean.
-VERSION = 2
+VERSION = 3
 RECURRENCE = struct.Struct("@7q q4q qq qq 4q 4q q q q3q 3q q q q 3q".replace(" ", ""))
 MEMORY = struct.Struct("@7q f i 5q 15q qq 3q 3q q q q3q 2q 5q 2q".replace(" ", ""))
-PRODUCT = struct.Struct("@4q q2q q2q q q q".replace(" ", ""))
+PRODUCT = struct.Struct("@4q q2q q2q q q".replace(" ", ""))
 
 
 class Library(NamedTuple):

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,16 @@ def carried(kind: type[State]) -> type[State]:
     _pytree._register_namedtuple(kind, serialized_type_name=f"longshort.{kind.__name__}")
     torch.serialization.add_safe_globals([kind])
     return kind
+
+
+class Empty:
+    """The empty state of a call, not made yet: the C++ core begins with it unseen."""
+
+    def __init__(self, start: Callable[..., tuple], sizes: Sequence[int], dtype: torch.dtype, device: torch.device):
+        self.start, self.sizes, self.dtype, self.device = start, sizes, dtype, device
+
+    def made(self) -> Any:
+        return self.start(*self.sizes, dtype=self.dtype, device=self.device)
 
 
 def detached(state: State) -> State:

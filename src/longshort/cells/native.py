@@ -27,7 +27,7 @@ from longshort.cells.core import (
 from longshort.cells.derivatives import differentiable, looked_into
 from longshort.cells.gru import GRUState
 from longshort.cells.gru import gru as gru_reference
-from longshort.cells.loop import check_within, readable, without_autocast
+from longshort.cells.loop import Empty, check_within, readable, without_autocast
 from longshort.cells.lstm import LSTMState
 from longshort.cells.lstm import lstm as lstm_reference
 from longshort.cells.mlstm import MLSTMState, mlstm_chunkwise
@@ -62,10 +62,11 @@ RECURRENT = {
 
 
 def recurrent_forward(cell: str, option: int, lengths, reset, keep: bool, x_pre: Tensor, R, more, *state: Tensor):
-    """h, the last states, and what the backward needs (None unless `keep`)."""
+    """h, the last states, and what the backward needs (None unless `keep`). No state: the empty one."""
     B, T, N, H, P = *x_pre.shape[:2], *x_pre.shape[-2:], R.shape[-1]
     x_pre, R, more, starts = side_by_side(x_pre), contiguous(R), contiguous(more), [contiguous(x) for x in state]
-    h, *last = room(B, T, N, P), *[torch.empty_like(x) for x in starts]
+    h, last = room(B, T, N, P), [R.new_empty((B, N, P))]
+    last += [R.new_empty((B, N, H)) for _ in RECURRENT[cell].state._fields[1:]]
     size = RECURRENT[cell].keeps
     saved = room(B * T * N * size * to_16(H)) if keep and size else None
     gate = x_pre.stride(2) if x_pre.dim() == 5 else 0
@@ -92,7 +93,7 @@ def recurrent_backward(
     d_x_pre, d_R, d_more = room(*x_pre.shape), torch.zeros_like(R), None
     if more is not None:
         d_more = torch.zeros_like(more, memory_format=torch.contiguous_format)
-    d_start = [torch.empty_like(x) for x in state[: RECURRENT[cell].differentiable]]
+    d_start = [torch.empty_like(x) for x in state[: RECURRENT[cell].differentiable]]  # none of the empty state
     call = RECURRENCE.pack(
         B, T, N, H, P, threads(), option, 0, 0, 0, 0, 0, R.data_ptr(), pointer(more), pointer(lengths), pointer(reset),
         *padded([x.data_ptr() for x in state], 4), *[0] * 4, h.data_ptr(), pointer(saved),
@@ -129,9 +130,9 @@ class RecurrentCell(torch.autograd.Function):
     """A recurrent cell over a sequence, and its exact gradient."""
 
     @staticmethod
-    def forward(ctx, cell, option, lengths, reset, options, x_pre, R, more, *state):
+    def forward(ctx, cell, option, lengths, reset, options, empty, x_pre, R, more, *state):
         h, last, saved = recurrent_forward(cell, option, lengths, reset, True, x_pre, R, more, *state)
-        ctx.cell, ctx.option, ctx.options, ctx.variant = cell, option, options, Chosen.variant
+        ctx.cell, ctx.option, ctx.options, ctx.empty, ctx.variant = cell, option, options, empty, Chosen.variant
         ctx.save_for_backward(lengths, reset, h, saved, x_pre, R, more, *state)
         ctx.set_materialize_grads(False)
         if cell == "slstm":
@@ -142,7 +143,7 @@ class RecurrentCell(torch.autograd.Function):
     def backward(ctx, dh, *d_last):  # type: ignore[override]
         lengths, reset, h, saved, x_pre, R, more, *state = ctx.saved_tensors
         given = (dh, *d_last)
-        kind, none = RECURRENT[ctx.cell], (None,) * 5
+        kind, none = RECURRENT[ctx.cell], (None,) * 6
         if all(x is None for x in given[: 1 + kind.differentiable]):
             return (*none, *[None] * (3 + len(state)))
         with without_autocast("cpu"):
@@ -151,7 +152,7 @@ class RecurrentCell(torch.autograd.Function):
 
                 def again(x_pre, R, *rest):
                     options = ctx.options | ({kind.more: rest[0]} if extra else {})
-                    start = kind.state(*rest[len(extra) :])
+                    start = kind.state(*rest[len(extra) :]) if state else ctx.empty.made()
                     h, last = kind.reference(x_pre, R, state=start, lengths=lengths, reset=reset, **options)
                     return h, *last[: kind.differentiable]
 
@@ -160,23 +161,24 @@ class RecurrentCell(torch.autograd.Function):
             d = recurrent_backward(
                 ctx.variant, ctx.cell, ctx.option, lengths, reset, x_pre, R, more, state, h, saved, dh, d_last
             )
-        return (*none, *d, *[None] * (len(state) - kind.differentiable))
+        return (*none, *d, *[None] * (3 + len(state) - len(d)))
 
 
 def recurrent(cell: str, option: int, options: dict, x_pre, R, more, state, lengths, reset):
     lengths, reset = as_read(lengths, x_pre.shape[1]), contiguous(reset)
+    empty, state = (state, ()) if isinstance(state, Empty) else (None, state)
     tensors = [x_pre, R, more, *state]
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
-        h, *last = RecurrentCell.apply(cell, option, lengths, reset, options, *tensors)  # type: ignore[misc]
+        h, *last = RecurrentCell.apply(cell, option, lengths, reset, options, empty, *tensors)  # type: ignore[misc]
     else:
         h, last, _ = recurrent_forward(cell, option, lengths, reset, False, *tensors)
-    return h, type(state)(*last)
+    return h, RECURRENT[cell].state(*last)
 
 
 def rnn(
     x_pre: Float[Tensor, "B T N H"],
     R: Float[Tensor, "N H H"],
-    state: RNNState,
+    state: RNNState | Empty,
     *,
     nonlinearity: str = "tanh",
     lengths: Int[Tensor, "B"] | None = None,
@@ -190,7 +192,7 @@ def rnn(
 def lstm(
     x_pre: Float[Tensor, "B T G N H"],
     R: Float[Tensor, "G N H P"],
-    state: LSTMState,
+    state: LSTMState | Empty,
     *,
     proj: Float[Tensor, "N P H"] | None = None,
     lengths: Int[Tensor, "B"] | None = None,
@@ -203,7 +205,7 @@ def lstm(
 def gru(
     x_pre: Float[Tensor, "B T 3 N H"],
     R: Float[Tensor, "3 N H H"],
-    state: GRUState,
+    state: GRUState | Empty,
     *,
     bias: Float[Tensor, "N H"] | None = None,
     lengths: Int[Tensor, "B"] | None = None,
@@ -216,7 +218,7 @@ def gru(
 def slstm(
     x_pre: Float[Tensor, "B T 4 N H"],
     R: Float[Tensor, "4 N H H"],
-    state: SLSTMState,
+    state: SLSTMState | Empty,
     *,
     forget: str = "sigmoid",
     lengths: Int[Tensor, "B"] | None = None,
@@ -256,7 +258,7 @@ def multiply(x: Float[Tensor, "... K"], w: Float[Tensor, "K N"], bias: Tensor | 
     w = w if 1 in w.stride() else w.contiguous()
     y = room(*lead, N)
     call = PRODUCT.pack(
-        M, N, K, threads(), x.data_ptr(), *x.stride(), w.data_ptr(), *w.stride(), pointer(bias), y.data_ptr(), N
+        M, N, K, threads(), x.data_ptr(), *x.stride(), w.data_ptr(), *w.stride(), pointer(bias), y.data_ptr()
     )
     functions().longshort_product(Chosen.variant, call)
     return y
@@ -276,26 +278,26 @@ SHORT_CHUNK, LONGEST_CHUNK = 32, 256
 NO_BACKWARD = (0,) * 14  # the fields of `MEMORY` from `saved` on
 
 
-def memory_forward(L: int, eps: float, lengths, reset, keep: bool, q, k, v, i_pre, f_pre, C, n, m):
-    """h, the last C, n and m, and the states that the chunks began with (None unless `keep`)."""
+def memory_forward(L: int, eps: float, lengths, reset, keep: bool, q, k, v, i_pre, f_pre, *state: Tensor):
+    """h, the last C, n and m, and the states that chunks began with (None unless `keep`). No state: the empty one."""
     B, T, N, K = q.shape
     V = v.shape[-1]
     q, k, v = map(side_by_side, (q, k, v))
-    i_pre, f_pre, C, n, m = i_pre.resolve_neg(), f_pre.resolve_neg(), *map(contiguous, (C, n, m))
-    h, last = room(B, T, N, V), [room(*C.shape), torch.empty_like(n), torch.empty_like(m)]
+    i_pre, f_pre, start = i_pre.resolve_neg(), f_pre.resolve_neg(), [contiguous(x) for x in state]
+    h, last = room(B, T, N, V), [room(B, N, K, V), q.new_empty((B, N, K)), q.new_empty((B, N))]
     saved = room(B * N * -(-T // L) * (K * to_16(V) + to_16(K) + 16)) if keep else None
-    call = memory_call(L, eps, lengths, reset, q, k, v, i_pre, f_pre, C, n, m, last, h, saved, None, (), ())
+    call = memory_call(L, eps, lengths, reset, q, k, v, i_pre, f_pre, start, last, h, saved, None, (), ())
     functions().longshort_memory(Chosen.variant, 0, call)
     return h, last, saved
 
 
-def memory_call(L, eps, lengths, reset, q, k, v, i_pre, f_pre, C, n, m, last, h, saved, dh, d_last, d_inputs) -> bytes:
+def memory_call(L, eps, lengths, reset, q, k, v, i_pre, f_pre, start, last, h, saved, dh, d_last, d_inputs) -> bytes:
     B, T, N, K = q.shape
     strides = [stride for x in (q, k, v, i_pre, f_pre) for stride in x.stride()[:3]]
     return MEMORY.pack(
         B, T, N, K, v.shape[-1], threads(), L, eps, 0,
         q.data_ptr(), k.data_ptr(), v.data_ptr(), i_pre.data_ptr(), f_pre.data_ptr(), *strides,
-        pointer(lengths), pointer(reset), C.data_ptr(), n.data_ptr(), m.data_ptr(),
+        pointer(lengths), pointer(reset), *padded([x.data_ptr() for x in start], 3),
         *padded([x.data_ptr() for x in last], 3), h.data_ptr(), pointer(saved),
         pointer(dh), *((0, 0, 0) if dh is None else dh.stride()[:3]), *padded([pointer(x) for x in d_last], 2),
         *padded([x.data_ptr() for x in d_inputs], 7),
@@ -306,9 +308,9 @@ class MatrixMemory(torch.autograd.Function):
     """The mLSTM over a sequence, chunk by chunk, and its exact gradient."""
 
     @staticmethod
-    def forward(ctx, L, eps, lengths, reset, *inputs):  # inputs: q, k, v, i_pre, f_pre, C, n, m
+    def forward(ctx, L, eps, lengths, reset, empty, *inputs):  # q, k, v, i_pre, f_pre; unless `empty` C, n, m
         h, last, saved = memory_forward(L, eps, lengths, reset, True, *inputs)
-        ctx.L, ctx.eps, ctx.variant = L, eps, Chosen.variant
+        ctx.L, ctx.eps, ctx.empty, ctx.variant = L, eps, empty, Chosen.variant
         ctx.save_for_backward(lengths, reset, h, saved, *inputs)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(last[2])
@@ -317,30 +319,31 @@ class MatrixMemory(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dh, dC, dn, _):  # type: ignore[override]
         lengths, reset, h, saved, *inputs = ctx.saved_tensors
-        none = (None,) * 4
+        none = (None,) * 5
         if dh is None and dC is None and dn is None:
-            return (*none, *[None] * 8)
+            return (*none, *[None] * len(inputs))
+        gates, start = inputs[3:5], inputs[5:]
         with without_autocast("cpu"):
             if looked_into((dh, dC, dn)):
 
-                def again(q, k, v, i_pre, f_pre, C, n):
+                def again(q, k, v, i_pre, f_pre, *C_n):
                     options: dict[str, Any] = {"chunk_size": ctx.L, "eps": ctx.eps, "lengths": lengths, "reset": reset}
-                    state = MLSTMState(C, n, inputs[7])
+                    state: Any = MLSTMState(*C_n, start[2]) if start else ctx.empty.made()  # type: ignore[call-arg]
                     h, last = mlstm_chunkwise(q, k, v, i_pre, f_pre, state, **options)
                     return h, last.C, last.n
 
-                return (*none, *differentiable(again, inputs[:7], (dh, dC, dn)), None)
-            q, k, v, i_pre, f_pre, C, n, m = inputs
-            q, k, v, C, n, m = *map(side_by_side, (q, k, v)), *map(contiguous, (C, n, m))
-            i_pre, f_pre = i_pre.resolve_neg(), f_pre.resolve_neg()
+                return (*none, *differentiable(again, inputs[:7], (dh, dC, dn)), *[None] * len(start[2:]))
+            q, k, v = map(side_by_side, inputs[:3])
+            i_pre, f_pre = (x.resolve_neg() for x in gates)
+            start = [contiguous(x) for x in start]
             lengths, reset, h, saved = map(contiguous, (lengths, reset, h, saved))
             as_saved(h, saved)
             dh = None if dh is None else side_by_side(dh)
             d_last = [contiguous(dC), contiguous(dn)]
-            d = [room(*x.shape) for x in (q, k, v, i_pre, f_pre, C, n)]
-            args = (q, k, v, i_pre, f_pre, C, n, m, (), h, saved, dh, d_last, d)
+            d = [room(*x.shape) for x in (q, k, v, i_pre, f_pre, *start[:2])]
+            args = (q, k, v, i_pre, f_pre, start, (), h, saved, dh, d_last, d)
             functions().longshort_memory(ctx.variant, 1, memory_call(ctx.L, ctx.eps, lengths, reset, *args))
-        return (*none, *d, None)
+        return (*none, *d, *[None] * len(start[2:]))
 
 
 def mlstm(
@@ -349,7 +352,7 @@ def mlstm(
     v: Float[Tensor, "B T N V"],
     i_pre: Float[Tensor, "B T N"],
     f_pre: Float[Tensor, "B T N"],
-    state: MLSTMState,
+    state: MLSTMState | Empty,
     *,
     chunk_size: int = 64,
     eps: float = 0.0,
@@ -358,13 +361,14 @@ def mlstm(
 ) -> tuple[Float[Tensor, "B T N V"], MLSTMState]:
     """`cells.mlstm.mlstm_chunkwise` in C++, in chunks of at most `chunk_size` steps."""
     lengths, reset = as_read(lengths, q.shape[1]), contiguous(reset)
-    inputs = [q, k, v, i_pre, f_pre, state.C, state.n, state.m.detach()]
+    empty, start = (state, ()) if isinstance(state, Empty) else (None, (state.C, state.n, state.m.detach()))
+    inputs = [q, k, v, i_pre, f_pre, *start]
     learns = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     # Short chunks make fewer products, long ones go less often through C: what is best depends on C's size.
     best = SHORT_CHUNK if not learns and q.shape[-1] * v.shape[-1] <= 64 * 64 else LONGEST_CHUNK
     L = min(chunk_size, q.shape[1], best)
     if learns:
-        h, *last = MatrixMemory.apply(L, eps, lengths, reset, *inputs)  # type: ignore[misc]
+        h, *last = MatrixMemory.apply(L, eps, lengths, reset, empty, *inputs)  # type: ignore[misc]
     else:
         h, last, _ = memory_forward(L, eps, lengths, reset, False, *inputs)
     return h, MLSTMState(*last)

@@ -58,8 +58,9 @@ EXPORT int64_t longshort_runs_here(int64_t variant) { return runs_here(variant);
 
 // ---- numbers too small for float32's full precision -----------------------------------------------------------------
 
-// Subnormal numbers count as 0 while the core computes, and its caller's setting comes back: with gates that let go,
-// products are full of them, and each takes an Intel processor a hundred cycles and more.
+// On x86-64 subnormal numbers count as 0 while the core computes, in states given to it too, and its caller's setting
+// comes back: with gates that let go, products are full of them, and each takes an Intel processor a hundred cycles and
+// more.
 struct SubnormalsAreZero {
 #if defined(__x86_64__)
     const unsigned before = _mm_getcsr();
@@ -174,7 +175,7 @@ EXPORT void longshort_gate(int64_t variant, int64_t which, const float* x, float
     SubnormalsAreZero here;
     VARIANTS[variant]->gate(which, x, y, n);
 }
-EXPORT int64_t longshort_version() { return 2; }  // of what the structures mean: core.py's VERSION
+EXPORT int64_t longshort_version() { return 3; }  // of what the structures mean: core.py's VERSION
 EXPORT int64_t longshort_size(int64_t which) {
     return which == 0 ? sizeof(Recurrence) : which == 1 ? sizeof(Memory) : sizeof(Product);
 }

@@ -45,12 +45,17 @@ struct Chunk {
     float *v, *turned, *S, *weight, *C, *N1;
     float *log_f, *slope, *i, *decay, *m, *read, *write, *den, *over;
     float m_start, carry;
+    // A reset begins a piece: of the chunk's steps, those from starts[x] to starts[x + 1]; `from` says for each step where
+    // its piece begins. No piece sees another. `fresh`: the first does not see the state before either.
+    int32_t *starts, *from;
+    int64_t pieces;
+    bool fresh;
     // Backward: q, k and the gradients. `along` has W sums a row.
     float *q, *k, *dS, *dnum, *dC, *dn, *turned_C, *along, *dden, *dread, *dwrite, *passing;
 
     static int64_t room(const Memory& s, bool backward) {
         const int64_t K1 = to16(s.K), V1 = to16(s.V), L1 = to16(s.L), more = backward;
-        return L1 * (V1 + most_of(K1, V1) + 2 * L1) + K1 * (V1 + 1) + 13 * L1 + 64 +
+        return L1 * (V1 + most_of(K1, V1) + 2 * L1) + K1 * (V1 + 1) + 15 * L1 + 80 +
                more * (L1 * (2 * K1 + V1 + L1 + W) + K1 * (2 * V1 + 1));
     }
 
@@ -60,6 +65,7 @@ struct Chunk {
         take(C, K1 * V1), take(N1, K1);
         float** rows[] = {&log_f, &slope, &i, &decay, &m, &read, &write, &den, &over, &dden, &dread, &dwrite, &passing};
         for (float** row : rows) take(*row, L1);
+        from = (int32_t*)p, starts = from + L1, p += 2 * L1 + 16;
         if (!backward) return;
         take(q, L1 * K1), take(k, L1 * K1), take(dS, L1 * L1), take(dnum, L1 * V1), take(along, L1 * W);
         take(dC, K1 * V1), take(turned_C, K1 * V1), take(dn, K1);
@@ -69,6 +75,12 @@ struct Chunk {
     // h, or a gradient, with a row of it at x.
     bool past(const float* x, int64_t width) const { return goes_past(x, width, s.B * s.T * s.N * width); }
     int64_t row(int64_t t) const { return (b * s.T + t) * s.N + n; }  // of what is contiguous
+
+    Range piece(int64_t x) const { return {starts[x], starts[x + 1]}; }
+    // The steps that see the state before the chunk, and those that the state after it sees.
+    Range reading() const { return fresh ? Range{0, 0} : piece(0); }
+    Range written() const { return piece(pieces - 1); }
+    bool carries() const { return !fresh && pieces == 1; }
 
     // Rows of `width` numbers into rows of whole vectors, the rest 0.
     static void copy(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t width) {
@@ -105,64 +117,80 @@ struct Chunk {
             const LogSigmoid gate = log_sigmoid(load(log_f + t));
             store(log_f + t, gate.value), store(slope + t, gate.slope);
         }
-        if (s.reset)
-            for (int64_t t = 0; t < l; t++)
-                if (s.reset[b * s.T + t0 + t]) log_f[t] = -__builtin_inff(), slope[t] = 0;
+        fresh = t0 == 0 && !s.C0, pieces = 1, starts[0] = 0;
+        for (int64_t t = 0; t < l; t++) {
+            if (s.reset && s.reset[b * s.T + t0 + t]) {
+                if (t) starts[pieces++] = (int32_t)t;
+                else fresh = true;
+                log_f[t] = NOTHING, slope[t] = 0;
+            }
+            from[t] = starts[pieces - 1];
+        }
+        starts[pieces] = (int32_t)l;
     }
 
     // The stabiliser, and every weight. D[t][j] = log f_{j+1} + ... + log f_t + i_j is summed between its two steps.
     void weigh(int64_t l) {
-        float from_start = m_start, peak = -__builtin_inff(), decayed = 0;
-        for (int64_t t = 0; t < l; t++) {
-            decayed += log_f[t];
-            from_start = decayed + m_start;
-            peak = max1(peak + log_f[t], i[t]);  // the largest of D[t]: sums in the same order
-            decay[t] = from_start;
-            m[t] = max1(max1(from_start, peak), 0);
+        for (int64_t x = 0; x < pieces; x++) {
+            const bool reads = x == 0 && !fresh;
+            float decayed = reads ? 0 : NOTHING, start = reads ? m_start : 0, peak = NOTHING;
+            for (int64_t t = piece(x).begin; t < piece(x).end; t++) {
+                decayed += log_f[t];
+                decay[t] = decayed + start;
+                peak = max1(peak + log_f[t], i[t]);  // the largest of D[t]: sums in the same order
+                m[t] = max1(max1(decay[t], peak), 0);
+            }
         }
         for (int64_t t = 0; t < l; t++) decay[t] -= m[t];
         for (int64_t t = l; t < L1; t++) decay[t] = 0;
         for (int64_t t = 0; t < L1; t += W) store(read + t, exp(load(decay + t)) * scale);
-        carry = exp1(decay[l - 1]);
+        carry = carries() ? exp1(decay[l - 1]) : 0;
         for (int64_t j = 0; j < L1; j += W) {
-            V D = splat(-__builtin_inff());  // of W inputs, step by step; at last what is written of them
+            V D = splat(NOTHING);  // of W inputs, step by step; at last what is written of them
             for (int64_t t = j; t < l; t++) {
                 D += splat(log_f[t]);
                 // The step's own has not decayed.
                 if (t < j + W) D = lane_numbers() == (int32_t)(t - j) ? splat(i[t]) : D;
                 store(weight + t * L1 + j, exp(D - splat(m[t])) * scale);
             }
-            store(write + j, exp(D - splat(m[l - 1])));
+            store(write + j, lane_numbers() < (int32_t)(l - j) ? exp(D - splat(m[l - 1])) : V{});
         }
     }
 
-    // Products of the chunk's steps, up to the diagonal and to the end of each row block: (start + a x turned) * times,
-    // with `turned` as it stands, `start` a number for each row or null, `times` numbers like theirs or null.
-    void within(int64_t l, const float* a, int64_t a_row, int64_t depth, const float* start, const float* times,
-                float* to, const Rows* soon, const Rows* soon_too) const {
-        const int64_t blocks = ceil_div(l, ROWS);
-        for (int64_t x = 0; x < blocks; x++) {
-            const Range rows = part(l, x, blocks);
-            fetch(soon, rows.begin, rows.end), fetch(soon_too, rows.begin, rows.end);
-            tiles(rows.end - rows.begin, whole(rows.end), [&](auto height, auto beside, int64_t, int64_t column) {
-                V sum[height.value][beside.value];
-                UNROLL for (int r = 0; r < height.value; r++)
-                    UNROLL for (int j = 0; j < beside.value; j++)
-                        sum[r][j] = start ? splat(start[rows.begin + r]) : V{};
-                accumulate(sum, depth, a + rows.begin * a_row, a_row, 1, turned + column, L1, W);
-                UNROLL for (int r = 0; r < height.value; r++)
-                    UNROLL for (int j = 0; j < beside.value; j++) {
-                        const int64_t here = (rows.begin + r) * L1 + column + j * W;
-                        const V by = times ? load(times + here) : splat(1.f);
-                        store(to + here, by == V{} ? V{} : sum[r][j] * by);  // NaN of later steps stays there
-                    }
-            });
+    // Products of the steps of each piece, up to the diagonal, in whole vectors filled up with 0: (start + a x turned) *
+    // times, with `turned` as it stands, `start` a number for each row or null, `times` numbers like theirs or null.
+    void within(const float* a, int64_t a_row, int64_t depth, const float* start, const float* times, float* to,
+                const Rows* soon, const Rows* soon_too) const {
+        for (int64_t x = 0; x < pieces; x++) {
+            const Range steps = piece(x);
+            const int64_t first = steps.begin / W * W, blocks = ceil_div(steps.end - steps.begin, ROWS);
+            for (int64_t y = 0; y < blocks; y++) {
+                const Range some = part(steps.end - steps.begin, y, blocks);
+                const int64_t t = steps.begin + some.begin, end = steps.begin + some.end;
+                fetch(soon, t, end), fetch(soon_too, t, end);
+                tiles(end - t, whole(end) - first, [&](auto height, auto beside, int64_t, int64_t column) {
+                    V sum[height.value][beside.value];
+                    UNROLL for (int r = 0; r < height.value; r++)
+                        UNROLL for (int j = 0; j < beside.value; j++) sum[r][j] = start ? splat(start[t + r]) : V{};
+                    accumulate(sum, depth, a + t * a_row, a_row, 1, turned + first + column, L1, W);
+                    UNROLL for (int r = 0; r < height.value; r++)
+                        UNROLL for (int j = 0; j < beside.value; j++) {
+                            const int64_t lanes = first + column + j * W, here = (t + r) * L1 + lanes;
+                            V x = times ? sum[r][j] * load(times + here) : sum[r][j];
+                            const VI at = lane_numbers() + (int32_t)lanes;
+                            if (lanes + W > t + r) x = at > (int32_t)(t + r) ? V{} : x;
+                            if (lanes < steps.begin) x = at < (int32_t)steps.begin ? V{} : x;
+                            store(to + here, x);
+                        }
+                });
+            }
         }
     }
 
     // Rows of h, or of a gradient: what went through a state, (a x state + given x normaliser) * weights, and what
-    // stayed within the chunk, inner x rows, all times `ends`. `inner` is S or dS: of it the steps up to the row's own,
-    // or, if `later`, turned over, those from there on. Where x is given, each row times x goes to `along`.
+    // stayed within the piece, inner x rows, all times `ends`. `inner` is S or dS: of it the steps up to the row's own, or,
+    // if `later`, turned over, those from there on. The state is that before the chunk, or the one after it if `later`:
+    // only some steps have to do with it. Where x is given, what went through it times x goes to `along`.
     struct Sums {
         const float* a;
         int64_t a_row, depth;
@@ -173,26 +201,36 @@ struct Chunk {
         const float *ends = nullptr, *normaliser = nullptr, *given = nullptr, *x = nullptr;
     };
     template <bool later>
-    void add_up(int64_t l, const Sums& g, const Rows* soon = nullptr, const Rows* soon_too = nullptr) const {
+    void add_up(const Sums& g, const Rows* soon = nullptr, const Rows* soon_too = nullptr) const {
+        for (int64_t x = 0; x < pieces; x++)
+            add_up<later>(g, piece(x), later ? x == pieces - 1 : x == 0 && !fresh, soon, soon_too);
+    }
+    template <bool later>
+    void add_up(const Sums& g, Range steps, bool state, const Rows* soon, const Rows* soon_too) const {
         const bool to_past = past(g.to, g.to_width);
-        tiles(l, g.width, [&](auto height, auto beside, int64_t t, int64_t column) {
+        tiles(steps.end - steps.begin, g.width, [&](auto height, auto beside, int64_t row, int64_t column) {
+            const int64_t t = steps.begin + row;
             if (!column) fetch(soon, t, t + height.value), fetch(soon_too, t, t + height.value);
             V sum[height.value][beside.value] = {};
-            accumulate(sum, g.depth, g.a + t * g.a_row, g.a_row, 1, g.state + column, g.width, W);
-            UNROLL for (int r = 0; r < height.value; r++) {
-                V part = column && g.x ? load(along + (t + r) * W) : V{};
-                UNROLL for (int j = 0; j < beside.value; j++) {
-                    const int64_t here = column + j * W;
-                    if (g.normaliser)
-                        sum[r][j] += load(g.normaliser + here) * (g.given ? g.given[t + r] : 1.f);
-                    sum[r][j] *= g.weights[t + r];
-                    if (g.x) part += sum[r][j] * load(g.x + (t + r) * g.width + here);
+            if (state) {
+                accumulate(sum, g.depth, g.a + t * g.a_row, g.a_row, 1, g.state + column, g.width, W);
+                UNROLL for (int r = 0; r < height.value; r++) {
+                    V part = column && g.x ? load(along + (t + r) * W) : V{};
+                    UNROLL for (int j = 0; j < beside.value; j++) {
+                        const int64_t here = column + j * W;
+                        if (g.normaliser)
+                            sum[r][j] += load(g.normaliser + here) * (g.given ? g.given[t + r] : 1.f);
+                        sum[r][j] *= g.weights[t + r];
+                        if (g.x) part += sum[r][j] * load(g.x + (t + r) * g.width + here);
+                    }
+                    if (g.x) store(along + (t + r) * W, part);
                 }
-                if (g.x) store(along + (t + r) * W, part);
+            } else if (g.x && !column) {
+                for (int r = 0; r < height.value; r++) store(along + (t + r) * W, V{});
             }
-            const int64_t from = later ? t + height.value : 0, steps = later ? l - from : t;
-            const float* inner = later ? g.inner + from * L1 + t : g.inner + t * L1;
-            accumulate(sum, steps, inner, later ? 1 : L1, later ? L1 : 1, g.rows + from * g.width + column, g.width, W);
+            const int64_t from = later ? t + height.value : steps.begin, count = later ? steps.end - from : t - from;
+            const float* inner = later ? g.inner + from * L1 + t : g.inner + t * L1 + from;
+            accumulate(sum, count, inner, later ? 1 : L1, later ? L1 : 1, g.rows + from * g.width + column, g.width, W);
             UNROLL for (int k = 0; k < height.value; k++)  // between the block's own steps: up to the diagonal
                 UNROLL for (int j = 0; j < beside.value; j++) {
                     const V row = load(g.rows + (t + k) * g.width + column + j * W);
@@ -210,14 +248,16 @@ struct Chunk {
         });
     }
 
-    // state = carry state + a^T rows, for C or its gradient.
-    void renew(float* state, int64_t l, const float* a, int64_t a_row, int64_t a_k, const float* rows) const {
+    // state = carry state + a^T rows of some steps, for C or its gradient.
+    void renew(float* state, Range steps, const float* a, int64_t a_row, int64_t a_k, const float* rows) const {
+        a += steps.begin * a_k, rows += steps.begin * V1;
+        const bool keeps = carries();
         tiles(s.K, V1, [&](auto height, auto beside, int64_t row, int64_t column) {
             V sum[height.value][beside.value];
             float* x = state + row * V1 + column;
             UNROLL for (int r = 0; r < height.value; r++)
-                UNROLL for (int j = 0; j < beside.value; j++) sum[r][j] = load(x + r * V1 + j * W) * carry;
-            accumulate(sum, l, a + row * a_row, a_row, a_k, rows + column, V1, W);
+                UNROLL for (int j = 0; j < beside.value; j++) sum[r][j] = keeps ? load(x + r * V1 + j * W) * carry : V{};
+            accumulate(sum, steps.end - steps.begin, a + row * a_row, a_row, a_k, rows + column, V1, W);
             UNROLL for (int r = 0; r < height.value; r++)
                 UNROLL for (int j = 0; j < beside.value; j++) store(x + r * V1 + j * W, sum[r][j]);
         });
@@ -229,14 +269,16 @@ struct Chunk {
         fetch(&is, 0, s.L), fetch(&fs, 0, s.L);
         for (int64_t t = 0; t < (past(s.h, s.V) ? 0 : l); t++)  // where h goes: soon to be written, or read
             for (int64_t j = 0; j < s.V; j += 16) ask_for(at(hs, t0 + t) + j);
-        within(l, q, s.q_t, s.K, nullptr, weight, S, &qs, nullptr);
+        within(q, s.q_t, s.K, nullptr, weight, S, &qs, nullptr);
         for (int64_t first = 0; first < l; first += W) {
             V part[W] = {};
             for (int64_t t = first; t < least(l, first + W); t++) {
                 V sum = {};
-                for (int64_t j = 0; j < s.K; j += W) sum += load_some(q + t * s.q_t + j, s.K - j) * load(N1 + j);
-                sum *= read[t];
-                for (int64_t j = 0; j <= t; j += W) sum += load(S + t * L1 + j);
+                if (t < reading().end) {
+                    for (int64_t j = 0; j < s.K; j += W) sum += load_some(q + t * s.q_t + j, s.K - j) * load(N1 + j);
+                    sum *= read[t];
+                }
+                for (int64_t j = from[t] / W * W; j <= t; j += W) sum += load(S + t * L1 + j);
                 part[t - first] = sum;
             }
             store(den + first, sums(part));
@@ -248,40 +290,42 @@ struct Chunk {
         }
     }
 
-    void read_out(int64_t t0, int64_t l) const {
+    void read_out(int64_t t0) const {
         Sums h = {at(qs, t0), s.q_t, s.K, C, read, S, v, V1, s.h + row(t0) * s.V, s.V};
         h.ends = over;
-        add_up<false>(l, h, &ks, &vs);
+        add_up<false>(h, &ks, &vs);
     }
 
     static void scale_by(float* x, float factor, int64_t size) {
         for (int64_t j = 0; j < size; j += W) store(x + j, load(x + j) * factor);
     }
-    // y += sum over t of weights[t] * rows[t].
-    static void add_rows(float* y, const float* rows, const float* weights, int64_t l, int64_t width) {
+    // y += sum over some steps t of weights[t] * rows[t].
+    static void add_rows(float* y, const float* rows, const float* weights, Range steps, int64_t width) {
         for (int64_t j = 0; j < width; j += 4 * W) {
             const int count = (int)least(4, (width - j) / W);
             V sum[4] = {};
-            for (int64_t t = 0; t < l; t++)
+            for (int64_t t = steps.begin; t < steps.end; t++)
                 for (int x = 0; x < count; x++) sum[x] += load(rows + t * width + j + x * W) * weights[t];
             for (int x = 0; x < count; x++) store(y + j + x * W, load(y + j + x * W) + sum[x]);
         }
     }
 
     void write_in(int64_t l) {
+        const Range steps = written();
         for (int64_t first = 0; first < s.K; first += W) {
             V part[W] = {};
             for (int64_t j = 0; j < W; j++) {
                 float* row = turned + (first + j) * L1;
-                for (int64_t t = 0; t < l; t += W) {
-                    const V x = load(row + t) * load(write + t);
+                for (int64_t t = steps.begin / W * W; t < l; t += W) {
+                    V x = load(row + t) * load(write + t);
+                    if (t < steps.begin) x = lane_numbers() < (int32_t)(steps.begin - t) ? V{} : x;
                     store(row + t, x);
                     part[j] += x;
                 }
             }
-            store(N1 + first, load(N1 + first) * carry + sums(part));
+            store(N1 + first, (carries() ? load(N1 + first) * carry : V{}) + sums(part));
         }
-        renew(C, l, turned, L1, 1, v);
+        renew(C, steps, turned, L1, 1, v);
         m_start = m[l - 1];
     }
 
@@ -300,21 +344,19 @@ struct Chunk {
 
     void begin(int64_t task) {
         b = task / s.N, n = task % s.N, length = s.lengths ? s.lengths[b] : s.T;
-        // Weights above the diagonal stay 0, and what stands between the rows' ends and whole vectors.
-        memset(weight, 0, L1 * L1 * 4), memset(C, 0, K1 * V1 * 4), memset(N1, 0, K1 * 4);
+        memset(C, 0, K1 * V1 * 4), memset(N1, 0, K1 * 4);  // between the rows' ends and whole vectors too
     }
 
     void forward(int64_t task) {
         begin(task);
-        copy(C, V1, s.C0 + task * s.K * s.V, s.V, s.K, s.V);
-        copy(N1, K1, s.n0 + task * s.K, s.K, 1, s.K);
-        m_start = s.m0[task];
+        if (s.C0) copy(C, V1, s.C0 + task * s.K * s.V, s.V, s.K, s.V), copy(N1, K1, s.n0 + task * s.K, s.K, 1, s.K);
+        m_start = s.C0 ? s.m0[task] : 0;
         for (int64_t t0 = 0; t0 < length; t0 += s.L) {
             const int64_t l = least(s.L, length - t0);
             if (s.saved) save(saved(t0 / s.L));
             coming(t0 + s.L < length ? t0 + s.L : -1);
             take_in(t0, l), weigh(l), scores(t0, l);
-            read_out(t0, l);
+            read_out(t0);
             write_in(l);
         }
         for (int64_t t = length; t < s.T; t++) memset(s.h + row(t) * s.V, 0, s.V * 4);
@@ -322,15 +364,14 @@ struct Chunk {
         s.m[task] = m_start;
     }
 
-    // One step alone: C is read and written once.
+    // One step alone, without a reset: C is read and written once.
     void step(int64_t task) {
         b = task / s.N, n = task % s.N;
         const float *C0 = s.C0 + task * s.K * s.V, *n0 = s.n0 + task * s.K;
         const float *q = s.q + b * s.q_b + n * s.q_n, *k = s.k + b * s.k_b + n * s.k_n;
         const float* v = s.v + b * s.v_b + n * s.v_n;
         const float i_pre = s.i_pre[b * s.i_b + n * s.i_n];
-        float log_f = log_sigmoid(splat(s.f_pre[b * s.f_b + n * s.f_n])).value[0];
-        if (s.reset && s.reset[b * s.T]) log_f = -__builtin_inff();
+        const float log_f = log_sigmoid(splat(s.f_pre[b * s.f_b + n * s.f_n])).value[0];
         const float kept = log_f + s.m0[task], m = max1(max1(kept, i_pre), 0);
         const float i = exp1(i_pre - m), f = exp1(kept - m);
         V dens = {};
@@ -377,8 +418,8 @@ struct Chunk {
             take_in(t0, l), weigh(l), scores(t0, l);
             copy(q, K1, at(qs, t0), s.q_t, l, s.K), copy(k, K1, at(ks, t0), s.k_t, l, s.K);
             from_h(t0, l), inside(l), across(t0, l);
-            const float d_carry = carry * (dot(dC, C, s.K * V1) + dot(dn, N1, K1));
-            hand_back(l);
+            const float d_carry = carries() ? carry * (dot(dC, C, s.K * V1) + dot(dn, N1, K1)) : 0;
+            if (c || s.d_C0) hand_back();
             gates(t0, l, d_carry);
         }
         for (int64_t t = length; t < s.T; t++) {
@@ -387,6 +428,7 @@ struct Chunk {
             memset(s.d_v + at * s.V, 0, s.V * 4);
             s.d_i[at] = s.d_f[at] = 0;
         }
+        if (!s.d_C0) return;
         give(s.d_C0 + task * s.K * s.V, s.V, dC, V1, s.K, s.V), give(s.d_n0 + task * s.K, s.K, dn, K1, 1, s.K);
     }
 
@@ -411,7 +453,7 @@ struct Chunk {
     // d S, at last times the weights.
     void inside(int64_t l) {
         transpose(v, V1, l, V1, turned, L1);
-        within(l, dnum, V1, s.V, dden, nullptr, dS, &ks, &vs);
+        within(dnum, V1, s.V, dden, nullptr, dS, &ks, &vs);
         // d D = d S * S. `below` sums it over the steps from t on: what passes step t lies left of it.
         float* below = turned;
         memset(below, 0, L1 * 4);
@@ -419,7 +461,7 @@ struct Chunk {
             const int64_t t0 = (t1 - 1) / W * W;
             V part[W] = {};
             for (int64_t t = t1 - 1; t >= t0; t--) {
-                for (int64_t j = 0; j <= t; j += W) {
+                for (int64_t j = from[t] / W * W; j <= t; j += W) {
                     const V d = load(dS + t * L1 + j), sum = load(below + j) + d * load(S + t * L1 + j);
                     store(below + j, sum);
                     store(dS + t * L1 + j, d * load(weight + t * L1 + j));
@@ -441,7 +483,7 @@ struct Chunk {
                 float* d_weights) const {
         transpose(state, V1, s.K, V1, turned_C, K1);
         g.state = turned_C, g.normaliser = normaliser, g.given = given, g.x = x;
-        add_up<later>(l, g);
+        add_up<later>(g);
         for (int64_t first = 0; first < l; first += W) {
             V part[W] = {};
             for (int64_t t = first; t < least(l, first + W); t++) part[t - first] = load(along + t * W);
@@ -453,15 +495,17 @@ struct Chunk {
         float *to_q = s.d_q + row(t0) * s.K, *to_k = s.d_k + row(t0) * s.K, *to_v = s.d_v + row(t0) * s.V;
         settle<false>(l, {dnum, V1, s.V, nullptr, read, dS, k, K1, to_q, s.K}, C, N1, dden, q, dread);
         settle<true>(l, {v, V1, s.V, nullptr, write, dS, q, K1, to_k, s.K}, dC, dn, nullptr, k, dwrite);
-        add_up<true>(l, {k, K1, s.K, dC, write, S, dnum, V1, to_v, s.V}, &d_hs, &hs);
+        add_up<true>({k, K1, s.K, dC, write, S, dnum, V1, to_v, s.V}, &d_hs, &hs);
     }
 
     // d C and d n, one chunk back.
-    void hand_back(int64_t l) {
-        for (int64_t t = 0; t < l; t++) dden[t] *= read[t], scale_by(dnum + t * V1, read[t], V1);
-        renew(dC, l, q, 1, K1, dnum);
-        scale_by(dn, carry, K1);
-        add_rows(dn, q, dden, l, K1);
+    void hand_back() {
+        const Range steps = reading();
+        for (int64_t t = steps.begin; t < steps.end; t++) dden[t] *= read[t], scale_by(dnum + t * V1, read[t], V1);
+        renew(dC, steps, q, 1, K1, dnum);
+        if (carries()) scale_by(dn, carry, K1);
+        else memset(dn, 0, K1 * 4);
+        add_rows(dn, q, dden, steps, K1);
     }
 
     void gates(int64_t t0, int64_t l, float d_carry) {
@@ -479,20 +523,22 @@ struct Chunk {
 
 inline void memory(int64_t backward, const Memory* s) {
     const int64_t tasks = s->B * s->N, room = to16(Chunk::room(*s, backward));
-    const bool alone = s->T == 1 && !s->saved && !s->lengths && !backward;
+    const bool alone = s->T == 1 && s->C0 && !s->saved && !s->lengths && !s->reset && !backward;
     int64_t threads = least(s->threads, tasks);
     if (alone && tasks * s->K * s->V < 20000) threads = 1;  // waking others would take longer
     struct Given { const Memory* s; float* rooms; int64_t room, tasks, backward, alone, next; } given = {
         s, alone ? nullptr : align(workspace(threads * room + 16)), room, tasks, backward, alone, 0};
     run_parallel(
-        [](void* data, int64_t thread, int64_t) {
+        [](void* data, int64_t thread, int64_t threads) {
             Given& g = *(Given*)data;
             Chunk chunk(*g.s, g.alone ? nullptr : g.rooms + thread * g.room, g.backward);
-            for (;;) {
+            // Step after step a thread has the same tasks, whose C is in its cache.
+            const Range mine = part(g.alone ? g.tasks : 0, thread, threads);
+            for (int64_t task = mine.begin; task < mine.end; task++) chunk.step(task);
+            while (!g.alone) {
                 const int64_t task = __atomic_fetch_add(&g.next, 1, __ATOMIC_RELAXED);
                 if (task >= g.tasks) break;
-                if (g.alone) chunk.step(task);
-                else if (g.backward) chunk.backward(task);
+                if (g.backward) chunk.backward(task);
                 else chunk.forward(task);
             }
             fence();  // what went past the caches is there

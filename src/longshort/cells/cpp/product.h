@@ -37,26 +37,11 @@ struct Multiply {
                 memcpy(room + (k - k0) * TALL, s.x + k * s.x_k + m0, (m1 - m0) * 4);
             a = room, a_row = 1, a_k = TALL;
         }
-        const bool to_past = past();
-        tiles(m1 - m0, s.N, [&](auto height, auto beside, int64_t row, int64_t column) {
-            V sum[height.value][beside.value];
-            float* y = s.y + (m0 + row) * s.y_m + column;
-            const int64_t lanes = s.N - column;
-            UNROLL for (int v = 0; v < beside.value; v++) {
-                const V bias = s.bias && k0 == 0 ? load_some(s.bias + column + v * W, lanes - v * W) : V{};
-                UNROLL for (int r = 0; r < height.value; r++)
-                    sum[r][v] = k0 == 0 ? bias : load_some(y + r * s.y_m + v * W, lanes - v * W);
-            }
-            accumulate(sum, k1 - k0, a + row * a_row, a_row, a_k, packed + column * DEEP, W, DEEP * W);
-            UNROLL for (int r = 0; r < height.value; r++)
-                UNROLL for (int v = 0; v < beside.value; v++) {
-                    if (to_past) store_past(y + r * s.y_m + v * W, sum[r][v]);
-                    else store_some(y + r * s.y_m + v * W, sum[r][v], lanes - v * W);
-                }
-        });
+        float* y = s.y + m0 * s.N;
+        const Start start = k0 == 0 ? Start{s.bias, 0} : Start{y, s.N};
+        const bool past = s.K <= DEEP && goes_past(s.y, s.N, s.M * s.N, 8 * LARGE);  // one pass over k gives all of it
+        product(m1 - m0, s.N, k1 - k0, a, packed, start, y, {a_row, a_k, W, DEEP * W, s.N}, false, past);
     }
-    // Whether y goes past the caches: one pass over k gives all of it.
-    bool past() const { return s.K <= DEEP && s.N % 16 == 0 && goes_past(s.y, s.y_m, s.M * s.N, 8 * LARGE); }
 
     void run(int64_t thread, int64_t threads) const {
         const Range panels = part(ceil_div(s.N, W), thread, threads), mine = part(s.M, thread, threads);

@@ -13,7 +13,7 @@ struct Recurrence {
     const float* more;          // the GRU's bias (N, H), the LSTM's projection (N, P, H); or null
     const int64_t* lengths;     // (B,) or null
     const uint8_t* reset;       // (B, T) or null
-    const float* start[4];      // (B, N, P): h; and (B, N, H): c, n, m where the cell has them
+    const float* start[4];      // (B, N, P): h; and (B, N, H): c, n, m where the cell has them. Null: the empty state
     float* last[4];
     float* h;                   // (B, T, N, P)
     float* saved;               // what the backward needs: per head, step and row KEEPS * (H up to 16s); or null
@@ -24,7 +24,7 @@ struct Recurrence {
     float* d_x_pre;             // (B, T, G, N, H)
     float* d_R;                 // R's shape, zeros
     float* d_more;              // that of `more`, zeros; or null
-    float* d_start[3];
+    float* d_start[3];          // or null
 };
 
 // A sequence through an mLSTM.
@@ -36,7 +36,7 @@ struct Memory {
     int64_t q_b, q_t, q_n, k_b, k_t, k_n, v_b, v_t, v_n, i_b, i_t, i_n, f_b, f_t, f_n;
     const int64_t* lengths;
     const uint8_t* reset;
-    const float *C0, *n0, *m0;  // (B, N, K, V), (B, N, K), (B, N)
+    const float *C0, *n0, *m0;  // (B, N, K, V), (B, N, K), (B, N). Null: the empty state
     float *C, *n, *m;
     float* h;                   // (B, T, N, V)
     float* saved;               // C, n, m at the start of every chunk; or null
@@ -44,7 +44,7 @@ struct Memory {
     int64_t dh_b, dh_t, dh_n;
     const float *d_C, *d_n;     // of the last state; or null
     float *d_q, *d_k, *d_v, *d_i, *d_f;  // contiguous
-    float *d_C0, *d_n0;
+    float *d_C0, *d_n0;         // or null
 };
 
 // y (M x N) = x (M x K) w, with w (K, N) by strides, plus a bias (N,) or null.
@@ -55,8 +55,7 @@ struct Product {
     const float* w;
     int64_t w_k, w_n;
     const float* bias;
-    float* y;                   // rows of N side by side, y_m apart
-    int64_t y_m;
+    float* y;
 };
 
 // Runs body(data, i, n) for i = 0 .. n-1 at once; n may come out smaller than asked for.

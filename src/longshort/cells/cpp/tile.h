@@ -53,19 +53,30 @@ ALWAYS void accumulate(V (&to)[MR][NV], int64_t K, const float* A, int64_t a_row
         UNROLL for (int v = 0; v < NV; v++) to[r][v] = sum[r][v];
 }
 
+// What a product's sums begin with: rows of numbers, `row` apart (0: one for all of them); or null, 0.
+struct Start {
+    const float* x;
+    int64_t row;
+};
+
 // `width`: how many lanes of C there are; B has whole vectors.
 template <int MR, int NV>
-void tile(int64_t K, const float* A, const float* B, float* C, Strides s, int64_t width) {
-    V sum[MR][NV];
+void tile(int64_t K, const float* A, const float* B, Start start, float* C, Strides s, int64_t width, bool past) {
+    V sum[MR][NV] = {};
     const bool whole = width >= NV * W;
-    UNROLL for (int r = 0; r < MR; r++)
-        UNROLL for (int v = 0; v < NV; v++)
-            sum[r][v] = whole ? load(C + r * s.c_row + v * W) : load_some(C + r * s.c_row + v * W, width - v * W);
+    if (start.x)
+        UNROLL for (int r = 0; r < MR; r++)
+            UNROLL for (int v = 0; v < NV; v++) {
+                const float* from = start.x + r * start.row + v * W;
+                sum[r][v] = whole ? load(from) : load_some(from, width - v * W);
+            }
     accumulate(sum, K, A, s.a_row, s.a_k, B, s.b_k, s.b_panel);
     UNROLL for (int r = 0; r < MR; r++)
         UNROLL for (int v = 0; v < NV; v++) {
-            if (whole) store(C + r * s.c_row + v * W, sum[r][v]);
-            else store_some(C + r * s.c_row + v * W, sum[r][v], width - v * W);
+            float* to = C + r * s.c_row + v * W;
+            if (past) store_past(to, sum[r][v]);
+            else if (whole) store(to, sum[r][v]);
+            else store_some(to, sum[r][v], width - v * W);
         }
 }
 
@@ -107,12 +118,14 @@ template <class F> inline void tiles(int64_t rows, int64_t width, F f, bool back
     }
 }
 
-// C (rows x width) += A B. B in panels of W lanes, taken from the last to the first if `backwards`.
-inline void product(int64_t rows, int64_t width, int64_t K, const float* A, const float* B, float* C, Strides s,
-                    bool backwards = false) {
+// C (rows x width) = start + A B, which may go past the caches. B in panels of W lanes, taken from the last to the first
+// if `backwards`.
+inline void product(int64_t rows, int64_t width, int64_t K, const float* A, const float* B, Start start, float* C,
+                    Strides s, bool backwards = false, bool past = false) {
     tiles(rows, width, [&](auto height, auto beside, int64_t row, int64_t column) {
-        tile<height.value, beside.value>(K, A + row * s.a_row, B + column / W * s.b_panel, C + row * s.c_row + column, s,
-                                         width - column);
+        const float* x = start.x ? start.x + row * start.row + column : nullptr;
+        tile<height.value, beside.value>(K, A + row * s.a_row, B + column / W * s.b_panel, {x, start.row},
+                                         C + row * s.c_row + column, s, width - column, past);
     }, backwards);
 }
 

@@ -38,6 +38,8 @@ ALWAYS V load(const float* p) { return *(const Unaligned*)p; }
 ALWAYS void store(float* p, V x) { *(Unaligned*)p = x; }
 inline V splat(float x) { return x - V{}; }
 
+constexpr float NOTHING = -__builtin_inff();  // the logarithm of no weight at all
+
 constexpr int64_t LARGE = 1 << 19;  // floats: more than a core's own cache holds
 // Past the caches, for what they would not hold until it is read; p at a multiple of the vector's size.
 ALWAYS void store_past(float* p, V x) {
@@ -98,7 +100,7 @@ ALWAYS Exponential exponential(V x) {
     return {scale, r + r * r * q, n};
 }
 
-// 0 where the result would be subnormal, infinite above 88.72, or 88.38 where the power of two overflows by itself.
+// On x86-64 0 where the result would be subnormal; infinite above 88.72, or 88.38 where the power of two overflows by itself.
 ALWAYS V exp(V x) {
 #if WIDTH == 16 && defined(__AVX512F__)
     const Exponential e = exponential(vmin(splat(128.f), vmax(splat(-128.f), x)));  // scales to 0 and infinity by itself
@@ -123,13 +125,13 @@ ALWAYS V sigmoid(V x) { return 1.f / (1.f + exp(-x)); }
 struct LogSigmoid { V value, slope; };
 ALWAYS LogSigmoid log_sigmoid(V x) {
     V e = exp(-vabs(x));
-    V s = e / (e + 2.f);  // log(1 + e) = 2 atanh(s)
+    V s = (e + e) / (e + 2.f);  // log(1 + e) = 2 atanh(s / 2); s itself is no smaller than the result
     V u = s * s;
-    V p = splat(0.2802446484565735f);
-    p = p * u + 0.27999138832092285f;
-    p = p * u + 0.4002169966697693f;
-    p = p * u + 0.6666641235351562f;
-    V log1p = 2.f * s + s * u * p;
+    V p = splat(0.2802446484565735f / 512);
+    p = p * u + 0.27999138832092285f / 128;
+    p = p * u + 0.4002169966697693f / 32;
+    p = p * u + 0.6666641235351562f / 8;
+    V log1p = s + s * u * p;
     V part = 1.f / (1.f + e);
     return {vmin(x, V{}) - log1p, x > V{} ? e * part : part};
 }
