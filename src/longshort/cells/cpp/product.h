@@ -20,13 +20,7 @@ struct Multiply {
             for (int64_t k = k0; k < k1; k++) store(to + (k - k0) * W, load_some(w + k * s.w_k, lanes));
             return;
         }
-        for (int64_t k = k0; k < k1; k += W) {
-            V x[W];
-            for (int lane = 0; lane < W; lane++)
-                x[lane] = lane < lanes ? load_some(w + lane * s.w_n + k, k1 - k) : V{};
-            turn(x);
-            for (int64_t r = 0; r < least(W, k1 - k); r++) store(to + (k - k0 + r) * W, x[r]);
-        }
+        to_panel(w + k0, s.w_n, lanes, k1 - k0, to, W);
     }
 
     void rows(int64_t m0, int64_t m1, int64_t k0, int64_t k1, float* room) const {

@@ -10,6 +10,7 @@
 
 namespace VARIANT {
 
+constexpr int64_t FEW = 48;  // sums of more keep the processor busy while it waits for gates
 constexpr int64_t LINES = 256, TALL = 16 * ROWS;  // of a sum over rows and steps, at a time
 
 // Who does what: `teams` of `team` threads; the batch is dealt out to `groups`. An item is a head of a group.
@@ -137,16 +138,10 @@ template <class Cell> struct Forward : Layout<Cell> {
     // R, transposed: for each block of units, its k one after the other, each with NV vectors.
     void pack(int64_t n, int64_t block) const {
         float* to = this->packed + (n * this->blocks + block) * s.P * NV * W;
-        for (int v = 0; v < NV; v++)
-            for (int64_t lane = 0; lane < W; lane++) {
-                const int64_t g = v % Cell::G, j = (block * Cell::BESIDE + v / Cell::G) * W + lane;
-                const float* from = s.R + ((g * s.N + n) * s.H + j) * s.P;
-                float* column = to + v * W + lane;
-                if (j < s.H)
-                    for (int64_t k = 0; k < s.P; k++) column[k * NV * W] = from[k];
-                else
-                    for (int64_t k = 0; k < s.P; k++) column[k * NV * W] = 0;
-            }
+        for (int v = 0; v < NV; v++) {
+            const int64_t g = v % Cell::G, j = (block * Cell::BESIDE + v / Cell::G) * W;
+            to_panel(s.R + ((g * s.N + n) * s.H + j) * s.P, s.P, s.H - j, s.P, to + v * W, NV * W);
+        }
     }
 
     void begin(const Item& it, Range units, Range outputs) const {
@@ -185,10 +180,31 @@ template <class Cell> struct Forward : Layout<Cell> {
 
     template <int MR> void block(const Item& it, int64_t t, int64_t i0, int64_t block) const {
         V sum[MR][NV], apart[MR];
-        const int64_t j0 = block * Cell::BESIDE * W;
         int64_t row[MR];
+        for (int r = 0; r < MR; r++) row[r] = this->row_of(it.group, i0 + r);
+        add_up(it, t, i0, block, row, sum, apart);
+        for (int r = 0; r < MR; r++) units(it, t, i0 + r, block, row[r], sum[r], apart[r]);
+    }
+    // A row alone, two blocks: the gates are long chains, of which two take hardly longer than one.
+    void two_blocks(const Item& it, int64_t t, int64_t block) const {
+        V sum[2][1][NV], apart[2];
+        const int64_t row = this->row_of(it.group, 0);
+        add_up(it, t, 0, block, &row, sum[0], apart), add_up(it, t, 0, block + 1, &row, sum[1], apart + 1);
+        for (int x = 0; x < 2; x++) units(it, t, 0, block + x, row, sum[x][0], apart[x]);
+    }
+    ALWAYS void units(const Item& it, int64_t t, int64_t i, int64_t block, int64_t row, const V* sum, V apart) const {
+        for (int tile = 0; tile < Cell::BESIDE; tile++) {
+            const int64_t j = (block * Cell::BESIDE + tile) * W;
+            if (j < s.H) unit(it, t, i, row, j, sum + tile * Cell::G, apart);
+        }
+    }
+
+    // W x + R h of a block.
+    template <int MR>
+    ALWAYS void add_up(const Item& it, int64_t t, int64_t i0, int64_t block, const int64_t* row, V (&sum)[MR][NV],
+                       V* apart) const {
+        const int64_t j0 = block * Cell::BESIDE * W;
         for (int r = 0; r < MR; r++) {
-            row[r] = this->row_of(it.group, i0 + r);
             const float* x = this->x_pre(row[r], t, it.n);
             apart[r] = V{};
             for (int v = 0; v < NV; v++) {
@@ -217,11 +233,6 @@ template <class Cell> struct Forward : Layout<Cell> {
         } else {
             for (int r = 0; r < MR; r++) dots(sum[r], it.n, j0, h + r * deep);
         }
-        for (int r = 0; r < MR; r++)
-            for (int tile = 0; tile < Cell::BESIDE; tile++) {
-                const int64_t j = j0 + tile * W;
-                if (j < s.H) unit(it, t, i0 + r, row[r], j, sum[r] + tile * Cell::G, apart[r]);
-            }
     }
 
     // R h without packing, as long dot products: for a step or two, packing would cost more.
@@ -289,23 +300,28 @@ template <class Cell> struct Forward : Layout<Cell> {
 
     // The projection, transposed, in panels of W of its rows.
     void pack_projection(int64_t n, int64_t panel) const {
-        float* to = projection + (n * this->outputs + panel) * s.H * W;
-        for (int64_t lane = 0; lane < W; lane++) {
-            const int64_t p = panel * W + lane;
-            for (int64_t j = 0; j < s.H; j++) to[j * W + lane] = p < s.P ? s.more[(n * s.P + p) * s.H + j] : 0;
-        }
+        const int64_t p = panel * W;
+        to_panel(s.more + (n * s.P + p) * s.H, s.H, s.P - p, s.H, projection + (n * this->outputs + panel) * s.H * W, W);
     }
 
     void step(const Item& it, int64_t t, Range blocks) const {
         const int64_t rows = this->going_on(it.group, it.rows, t);
         const int64_t parts = ceil_div(rows, ROWS);
-        for (int64_t x = blocks.begin; x < blocks.end; x++)
+        const bool pairs = rows == 1 && s.P <= FEW;
+        for (int64_t x = blocks.begin; x < blocks.end;) {
+            const int64_t count = pairs && x + 1 < blocks.end ? 2 : 1;
+            // There and back again: what of R was used last is still in the cache.
+            const int64_t j = t & 1 ? blocks.begin + blocks.end - count - x : x;
+            x += count;
+            if (count == 2) {
+                two_blocks(it, t, j);
+                continue;
+            }
             for (int64_t i = 0; i < parts; i++) {
                 const Range r = part(rows, i, parts);
-                // There and back again: what of R was used last is still in the cache.
-                const int64_t j = t & 1 ? blocks.begin + blocks.end - 1 - x : x;
                 with_known<ROWS>(r.end - r.begin, [&](auto height) { block<height.value>(it, t, r.begin, j); });
             }
+        }
     }
 
     void run(int64_t thread, int64_t threads) const {

@@ -20,37 +20,50 @@ struct Nothing {
     ALWAYS void operator()(int) const {}
 };
 
+// sum[r][v] += A[r] * B[v], for one k.
+template <int MR, int NV>
+ALWAYS void add_product(V (&sum)[MR][NV], const float* A, int64_t a_row, const float* B, int64_t b_panel) {
+    V a[MR], b[NV];
+    if (MR < NV) {  // the fewer are held in registers
+        UNROLL for (int r = 0; r < MR; r++) a[r] = splat(A[r * a_row]);
+        UNROLL for (int v = 0; v < NV; v++) {
+            b[v] = load(B + v * b_panel);
+            UNROLL for (int r = 0; r < MR; r++) sum[r][v] += a[r] * b[v];
+        }
+    } else {
+        UNROLL for (int v = 0; v < NV; v++) b[v] = load(B + v * b_panel);
+        UNROLL for (int r = 0; r < MR; r++) {
+            a[r] = splat(A[r * a_row]);
+            UNROLL for (int v = 0; v < NV; v++) sum[r][v] += a[r] * b[v];
+        }
+    }
+}
+
 // K comes in PARTS with between(part) before each, which must be INLINED, or the sums leave their registers for it. They
-// are copied: an array that others know of, clang keeps in memory through the loop.
+// are copied: an array that others know of, clang keeps in memory through the loop. One or two sums alone would wait for
+// themselves: there are then several SETS, which take the k in turn.
 template <int PARTS = 1, int MR, int NV, class Between = Nothing>
 ALWAYS void accumulate(V (&to)[MR][NV], int64_t K, const float* A, int64_t a_row, int64_t a_k, const float* B,
                        int64_t b_k, int64_t b_panel, Between between = {}) {
-    V sum[MR][NV];
+    constexpr int SETS = MR * NV <= 2 ? 4 : 1;
+    V sum[SETS][MR][NV] = {};
     UNROLL for (int r = 0; r < MR; r++)
-        UNROLL for (int v = 0; v < NV; v++) sum[r][v] = to[r][v];
+        UNROLL for (int v = 0; v < NV; v++) sum[0][r][v] = to[r][v];
     int64_t k = 0;
     for (int part = 0; part < PARTS; part++) {
         between(part);
-        for (const int64_t end = K * (part + 1) / PARTS; k < end; k++) {
-            V a[MR], b[NV];
-            const float* bk = B + k * b_k;
-            if (MR < NV) {  // the fewer are held in registers
-                UNROLL for (int r = 0; r < MR; r++) a[r] = splat(A[r * a_row + k * a_k]);
-                UNROLL for (int v = 0; v < NV; v++) {
-                    b[v] = load(bk + v * b_panel);
-                    UNROLL for (int r = 0; r < MR; r++) sum[r][v] += a[r] * b[v];
-                }
-            } else {
-                UNROLL for (int v = 0; v < NV; v++) b[v] = load(bk + v * b_panel);
-                UNROLL for (int r = 0; r < MR; r++) {
-                    a[r] = splat(A[r * a_row + k * a_k]);
-                    UNROLL for (int v = 0; v < NV; v++) sum[r][v] += a[r] * b[v];
-                }
-            }
-        }
+        const int64_t end = K * (part + 1) / PARTS;
+        for (; k + SETS <= end; k += SETS)
+            UNROLL for (int set = 0; set < SETS; set++)
+                add_product(sum[set], A + (k + set) * a_k, a_row, B + (k + set) * b_k, b_panel);
+        if (SETS > 1)
+            for (; k < end; k++) add_product(sum[0], A + k * a_k, a_row, B + k * b_k, b_panel);
     }
     UNROLL for (int r = 0; r < MR; r++)
-        UNROLL for (int v = 0; v < NV; v++) to[r][v] = sum[r][v];
+        UNROLL for (int v = 0; v < NV; v++) {
+            UNROLL for (int set = 1; set < SETS; set++) sum[0][r][v] += sum[set][r][v];
+            to[r][v] = sum[0][r][v];
+        }
 }
 
 // What a product's sums begin with: rows of numbers, `row` apart (0: one for all of them); or null, 0.
@@ -127,6 +140,20 @@ inline void product(int64_t rows, int64_t width, int64_t K, const float* A, cons
         tile<height.value, beside.value>(K, A + row * s.a_row, B + column / W * s.b_panel, {x, start.row},
                                          C + row * s.c_row + column, s, width - column, past);
     }, backwards);
+}
+
+// Numbers (rows x columns, at most W rows) as a panel: for each column W lanes, `to_row` apart, 0 where there is no row.
+inline void to_panel(const float* from, int64_t from_row, int64_t rows, int64_t columns, float* to, int64_t to_row) {
+    for (int64_t k = 0; k < columns; k += W) {
+        V x[W];
+        UNROLL for (int lane = 0; lane < W; lane++)
+            x[lane] = lane < rows ? load_some(from + lane * from_row + k, columns - k) : V{};
+        turn(x);
+        if (columns - k >= W)
+            UNROLL for (int r = 0; r < W; r++) store(to + (k + r) * to_row, x[r]);
+        else
+            for (int64_t r = 0; r < columns - k; r++) store(to + (k + r) * to_row, x[r]);
+    }
 }
 
 // to (columns x rows) = from (rows x columns); both filled up with 0, the rows to 16, the columns to a whole vector.
