@@ -20,7 +20,7 @@ from longshort.cells.lstm import GATES, LSTMState, lstm_start
 from longshort.cells.mlstm import MLSTMState, mlstm_start
 from longshort.cells.rnn import NONLINEARITIES, RNNState, rnn_start
 from longshort.cells.slstm import FORGET, SLSTMState, slstm_start
-from longshort.kernels import KERNELS, check_name, choose, recording, seen_by_a_mode, under_transform
+from longshort.kernels import KERNELS, all_float32, check_name, choose, recording, seen_by_a_mode, under_transform
 from longshort.operators import call_operator, run_cell
 from longshort.shapes import Bool, Float, Int
 
@@ -354,14 +354,14 @@ def drive(cell: str, inputs: list[Tensor], weights: dict, state, lengths, reset,
     """Check what every door takes, and run the cell: at once, or as one operator where a program is being recorded."""
     B, T = inputs[0].shape[:2]
     lengths, reset = check_lengths(lengths, B, T, inputs[0].device), check_reset(reset, (B, T), "(B, T)")
-    check_name(cell, kernel)
     call: Callable = run_cell
     if recording() and not under_transform():  # a transform looks inside: no operator
         call = call_operator
     elif watchers():
         call = run_watched
-    if call is not run_cell and isinstance(state, Empty):
-        state = state.made()
+    if call is not run_cell:
+        check_name(cell, kernel)
+        state = state.made() if isinstance(state, Empty) else state
     return call(cell, inputs, weights, state, lengths, reset, kernel, options)
 
 
@@ -376,7 +376,7 @@ def compute_dtype(kind: type, state, **tensors: Tensor | None) -> torch.dtype:
             f"state must be a {kind.__name__}({', '.join(kind._fields)}) of tensors, or None, got {state!r}"
         )
     dtype = torch.float32
-    if all(x is None or x.dtype is dtype for x in (*tensors.values(), *fields)):
+    if all_float32(*tensors.values(), *fields):
         return dtype
     named = tensors | {f"state.{name}": x for name, x in zip(kind._fields, fields, strict=False)}
     for name, x in named.items():

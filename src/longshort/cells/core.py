@@ -245,14 +245,21 @@ def room(*shape: int) -> Tensor:
     return flat.resize_(shape)  # no view: what an autograd.Function gives must not be one, to be written to later
 
 
+def as_is(x: Tensor) -> Tensor:
+    """`x` with its numbers as they stand in memory: a negative view's are turned."""
+    return x.resolve_neg() if x.is_neg() else x
+
+
 def contiguous(x: Any) -> Any:
     """A tensor, or None, as it stands in memory; a negative view's numbers are turned first."""
-    return None if x is None else x.resolve_neg().contiguous()
+    if x is None or (x.is_contiguous() and not x.is_neg()):
+        return x
+    return x.resolve_neg().contiguous()
 
 
 def side_by_side(x: Float[Tensor, "..."]) -> Tensor:
     """`x` with its last axis contiguous."""
-    x = x.resolve_neg()
+    x = as_is(x)
     return x if x.stride(-1) == 1 or x.shape[-1] == 1 else x.contiguous()
 
 

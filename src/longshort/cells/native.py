@@ -16,6 +16,7 @@ from longshort.cells.core import (
     PRODUCT,
     RECURRENCE,
     Chosen,
+    as_is,
     contiguous,
     functions,
     pointer,
@@ -65,8 +66,8 @@ def recurrent_forward(cell: str, option: int, lengths, reset, keep: bool, x_pre:
     """h, the last states, and what the backward needs (None unless `keep`). No state: the empty one."""
     B, T, N, H, P = *x_pre.shape[:2], *x_pre.shape[-2:], R.shape[-1]
     x_pre, R, more, starts = side_by_side(x_pre), contiguous(R), contiguous(more), [contiguous(x) for x in state]
-    h, last = room(B, T, N, P), [R.new_empty((B, N, P))]
-    last += [R.new_empty((B, N, H)) for _ in RECURRENT[cell].state._fields[1:]]
+    h, last = room(B, T, N, P), [room(B, N, P)]
+    last += [room(B, N, H) for _ in RECURRENT[cell].state._fields[1:]]
     size = RECURRENT[cell].keeps
     saved = room(B * T * N * size * to_16(H)) if keep and size else None
     gate = x_pre.stride(2) if x_pre.dim() == 5 else 0
@@ -93,7 +94,7 @@ def recurrent_backward(
     d_x_pre, d_R, d_more = room(*x_pre.shape), torch.zeros_like(R), None
     if more is not None:
         d_more = torch.zeros_like(more, memory_format=torch.contiguous_format)
-    d_start = [torch.empty_like(x) for x in state[: RECURRENT[cell].differentiable]]  # none of the empty state
+    d_start = [room(*x.shape) for x in state[: RECURRENT[cell].differentiable]]  # none of the empty state
     call = RECURRENCE.pack(
         B, T, N, H, P, threads(), option, 0, 0, 0, 0, 0, R.data_ptr(), pointer(more), pointer(lengths), pointer(reset),
         *padded([x.data_ptr() for x in state], 4), *[0] * 4, h.data_ptr(), pointer(saved),
@@ -253,7 +254,7 @@ def multiply(x: Float[Tensor, "... K"], w: Float[Tensor, "K N"], bias: Tensor | 
     """x w + bias. Transposed matrices are read as they lie."""
     *lead, K = x.shape
     M, N = x.numel() // K, w.shape[1]
-    x, w = x.resolve_neg(), w.resolve_neg()
+    x, w = as_is(x), as_is(w)
     x = x if x.dim() == 2 and 1 in x.stride() else x.contiguous().view(M, K)
     w = w if 1 in w.stride() else w.contiguous()
     y = room(*lead, N)
@@ -283,8 +284,8 @@ def memory_forward(L: int, eps: float, lengths, reset, keep: bool, q, k, v, i_pr
     B, T, N, K = q.shape
     V = v.shape[-1]
     q, k, v = map(side_by_side, (q, k, v))
-    i_pre, f_pre, start = i_pre.resolve_neg(), f_pre.resolve_neg(), [contiguous(x) for x in state]
-    h, last = room(B, T, N, V), [room(B, N, K, V), q.new_empty((B, N, K)), q.new_empty((B, N))]
+    i_pre, f_pre, start = as_is(i_pre), as_is(f_pre), [contiguous(x) for x in state]
+    h, last = room(B, T, N, V), [room(B, N, K, V), room(B, N, K), room(B, N)]
     saved = room(B * N * -(-T // L) * (K * to_16(V) + to_16(K) + 16)) if keep else None
     call = memory_call(L, eps, lengths, reset, q, k, v, i_pre, f_pre, start, last, h, saved, None, (), ())
     functions().longshort_memory(Chosen.variant, 0, call)
@@ -334,7 +335,7 @@ class MatrixMemory(torch.autograd.Function):
 
                 return (*none, *differentiable(again, inputs[:7], (dh, dC, dn)), *[None] * len(start[2:]))
             q, k, v = map(side_by_side, inputs[:3])
-            i_pre, f_pre = (x.resolve_neg() for x in gates)
+            i_pre, f_pre = map(as_is, gates)
             start = [contiguous(x) for x in start]
             lengths, reset, h, saved = map(contiguous, (lengths, reset, h, saved))
             as_saved(h, saved)
