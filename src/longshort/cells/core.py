@@ -242,7 +242,8 @@ def room(*shape: int) -> Tensor:
     if 4 * numbers < LARGE or MAPPINGS is None:
         return torch.empty(shape, dtype=torch.float32, device="cpu")
     flat = torch.frombuffer(MAPPINGS.lease(4 * numbers), dtype=torch.float32, count=numbers)
-    return flat.resize_(shape)  # no view: what an autograd.Function gives must not be one, to be written to later
+    # No view: what an autograd.Function gives must not be one, to be written to later.
+    return flat if len(shape) == 1 else flat.resize_(shape)
 
 
 def as_is(x: Tensor) -> Tensor:
