@@ -84,10 +84,10 @@ def recording() -> bool:
     return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
 
 
-def in_cpp(cell: str) -> Kernel:
+def in_cpp(cell: str, knows_empty: bool = True) -> Kernel:
     """The C++ core's implementation of a cell."""
     options = {"device": "cpu", "dtypes": (torch.float32,), "transforms": False, "missing": core.missing}
-    return Kernel("longshort.cells.native", cell, knows_empty=True, **options)
+    return Kernel("longshort.cells.native", cell, knows_empty=knows_empty, **options)
 
 
 KERNELS: dict[str, dict[str, Kernel]] = {  # fastest first; the last one takes anything and defines the answer
@@ -143,7 +143,7 @@ def chosen(
 
 
 FEW_ROWS = 32  # below, laying the weights out anew costs more than it saves
-LINEAR = in_cpp("linear")
+LINEAR = in_cpp("linear", knows_empty=False)
 
 
 def linear_of(x: Tensor, weight: Tensor, bias: Tensor | None, kernel: str) -> Callable:

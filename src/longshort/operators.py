@@ -47,17 +47,17 @@ def run_cell(
     x = inputs[0]
     empty = isinstance(state, Empty)
     dtype = state.dtype if empty else state[0].dtype
-    one = chosen(cell, x, kernel, dtype, [*inputs[1:], *weights.values(), *(() if empty else state)])
+    found = chosen(cell, x, kernel, dtype, [*inputs[1:], *weights.values(), *(() if empty else state)])
     shape = *x.shape[:2], *output_shape(inputs, weights)
     nothing = 0 in shape
-    if empty and (nothing or not one.knows_empty):
+    if empty and (nothing or not found.knows_empty):
         state = state.made()
     if nothing:
         return x.new_zeros(shape) + 0 * x.sum(), state  # a part of the graph, as torch's
     inputs = [x if x.dtype is dtype else x.to(dtype) for x in inputs]
     weights = {name: w if w is None or w.dtype is dtype else w.to(dtype) for name, w in weights.items()}
     with without_autocast(x.device.type):  # gates, states and sums stay in the state's dtype
-        h, state = one.implementation(*inputs, **weights, state=state, lengths=lengths, reset=reset, **options)
+        h, state = found.implementation(*inputs, **weights, state=state, lengths=lengths, reset=reset, **options)
     return (h if h.dtype is x.dtype else h.to(x.dtype)), state
 
 
@@ -110,7 +110,7 @@ class Operator:
         for operator in (forward, backward):
             operator.register_vmap(one_at_a_time(operator))
 
-    def sorted(self, args):
+    def parts(self, args):
         """The operator's arguments, in their order, as inputs, weights by name, the state, and what follows it."""
         names, weights, state, _ = self.signature
         args = iter(args)
@@ -120,7 +120,7 @@ class Operator:
 
     def call(self, args):
         """`run_cell` with the operator's arguments."""
-        inputs, weights, start, lengths, reset, *options, kernel = self.sorted(args)
+        inputs, weights, start, lengths, reset, *options, kernel = self.parts(args)
         if lengths is not None and readable(lengths):
             check_within(lengths, inputs[0].shape[1])
         options = dict(zip(self.signature.options, options, strict=True))
@@ -135,7 +135,7 @@ class Operator:
         return (h.contiguous(), *(x.contiguous() for x in last))
 
     def fake(self, *args):
-        inputs, weights, state, *_ = self.sorted(args)
+        inputs, weights, state, *_ = self.parts(args)
         x, shape = inputs[0], output_shape(inputs, weights)
         return (x.new_empty(*x.shape[:2], *shape), *(s.new_empty(s.shape) for s in state))
 

@@ -16,6 +16,7 @@ from problems import LENGTHS, TOLERANCE, assert_same, everything, exact, kept_fo
 
 from longshort import checking, functional
 from longshort.cells import core, native
+from longshort.cells.loop import Empty
 from longshort.checking import FORMS, pose, wanted
 from longshort.functional import MLSTMState, lstm, mlstm, slstm
 from longshort.kernels import under_transform
@@ -106,16 +107,44 @@ def test_lengths_and_resets_give_the_reference_s_answer(form, what, count, varia
 @pytest.mark.parametrize("cuts", ["", "lengths reset"])
 @pytest.mark.parametrize("T", [1, 65])
 @pytest.mark.parametrize("form", CELLS)
-def test_without_a_state_the_core_begins_with_the_empty_one(form, T, cuts, variant, threads):
+def test_without_a_state_the_core_begins_with_the_empty_one(form, T, cuts, variant, threads, monkeypatch):
     """It is never made: the reference's answers, and those of the same state made and handed over."""
     threads(2)
     p = long_problem(form, T=T, B=3, N=2, H=19)._replace(state=None)
     more = {"lengths": torch.tensor([T, 0, T // 2]), "reset": torch.rand(3, T) < 0.2} if cuts else {}
-    got = everything(p, **more)
+    with monkeypatch.context() as without:
+        without.delattr(Empty, "made")
+        got = everything(p, **more)
     assert_same(got, everything(exact(p), **more), F32)
     empty = exact(p)._replace(inputs={k: x[:, :0] for k, x in p.inputs.items()}).run()[1]
     made = everything(p._replace(state=type(empty)(*(x.to(torch.float32) for x in empty))), **more)
     assert_same(got, {name: made[name] for name in got}, 0)
+
+
+@pytest.mark.parametrize("cuts", ["", "lengths reset"])
+@pytest.mark.parametrize("form", CELLS)
+def test_gradients_are_the_same_where_the_state_learns_nothing(form, cuts, variant):
+    """As it is carried on, detached, from call to call."""
+    p = long_problem(form, T=40, B=3, N=2, H=19)
+    more = {"lengths": torch.tensor([40, 0, 20]), "reset": torch.rand(3, 40) < 0.2} if cuts else {}
+    want = everything(p, **more)
+
+    def detached(p, **more):
+        return p._replace(state=p.state.detach()).run(**more)
+
+    got = everything(p, run=detached, **more)
+    assert_same({k: x for k, x in got.items() if "state" not in k}, {k: want[k] for k in want if "state" not in k}, 0)
+    assert all(x.eq(0).all() for k, x in got.items() if k.startswith("d state"))
+
+
+@pytest.mark.parametrize(("form", "H"), [("lstm-proj", 200), ("slstm-sigmoid", 48), ("gru-bias", 48)])
+def test_a_row_alone_gives_the_reference_s_answer_on_any_threads(form, H, variant, threads):
+    """Long enough that threads share its heads, or its units."""
+    p = long_problem(form, T=100, B=1, N=1, H=H)
+    want = everything(exact(p))
+    for count in (1, 2, 3, 4):
+        threads(count)
+        assert_same(everything(p), want, F32)
 
 
 @pytest.mark.parametrize("form", [form for form in CELLS if not form.startswith("mlstm")])
@@ -610,6 +639,16 @@ def test_what_is_not_finite_leaves_an_mlstm_s_earlier_steps_alone(name, bad, var
     h = p._replace(inputs=inputs).run()[0]
     assert torch.equal(h[:, :at], clean[:, :at])
     assert not torch.equal(h[:, at:].nan_to_num(), clean[:, at:])
+
+
+@pytest.mark.parametrize("kernel", ["native", "chunkwise", "parallel"])
+def test_a_forget_gate_that_is_nan_at_a_reset_spoils_what_follows_as_in_the_reference(kernel):
+    p = native_problem("mlstm", T=6, B=1)
+    p.inputs["f_pre"][:, 2] = torch.nan
+    p = p._replace(options=p.options | {"kernel": kernel, "reset": torch.arange(6)[None] == 2})
+    bad = p.run()[0].isnan().flatten(2).any(-1)
+    assert torch.equal(bad, exact(p).run()[0].isnan().flatten(2).any(-1))
+    assert bad[0].tolist() == [False] * 2 + [True] * 4
 
 
 @pytest.mark.parametrize("name", ["k", "v"])

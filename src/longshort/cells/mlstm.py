@@ -127,7 +127,7 @@ def fold_into_gates(q, k, v, i_pre, f_pre, lengths, reset) -> tuple[Tensor, ...]
         i_pre = i_pre.masked_fill(~within[..., None], -torch.inf)
     log_f = F.logsigmoid(f_pre)
     if reset is not None:
-        log_f = log_f.masked_fill(reset[..., None], -torch.inf)
+        log_f = log_f + torch.zeros_like(log_f).masked_fill_(reset[..., None], -torch.inf)  # NaN stays
     if lengths is not None:
         log_f = log_f.masked_fill(~within[..., None], 0)
     return q, k, v, i_pre, log_f

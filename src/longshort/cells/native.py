@@ -82,9 +82,9 @@ def recurrent_forward(cell: str, option: int, lengths, reset, keep: bool, x_pre:
 
 
 def recurrent_backward(
-    variant: int, cell: str, option: int, lengths, reset, x_pre, R, more, state, h, saved, dh, d_last
+    variant: int, cell: str, option: int, lengths, reset, x_pre, R, more, state, h, saved, dh, d_last, learns: bool
 ):
-    """The gradients of x_pre, R, more and those of the start states that have one."""
+    """The gradients of x_pre, R, more and, if the start state `learns`, of its fields that have one."""
     B, T, N, H, P = *x_pre.shape[:2], *x_pre.shape[-2:], R.shape[-1]
     R, more, state = contiguous(R), contiguous(more), [contiguous(x) for x in state]
     lengths, reset, h, saved = map(contiguous, (lengths, reset, h, saved))
@@ -94,7 +94,7 @@ def recurrent_backward(
     d_x_pre, d_R, d_more = room(*x_pre.shape), torch.zeros_like(R), None
     if more is not None:
         d_more = torch.zeros_like(more, memory_format=torch.contiguous_format)
-    d_start = [room(*x.shape) for x in state[: RECURRENT[cell].differentiable]]  # none of the empty state
+    d_start = [room(*x.shape) for x in state[: RECURRENT[cell].differentiable]] if learns else []
     call = RECURRENCE.pack(
         B, T, N, H, P, threads(), option, 0, 0, 0, 0, 0, R.data_ptr(), pointer(more), pointer(lengths), pointer(reset),
         *padded([x.data_ptr() for x in state], 4), *[0] * 4, h.data_ptr(), pointer(saved),
@@ -159,8 +159,9 @@ class RecurrentCell(torch.autograd.Function):
 
                 d = differentiable(again, [x_pre, R, *extra, *state], given[: 1 + kind.differentiable])
                 return (*none, *d[:2], *([] if extra else [None]), *d[2:])
+            learns = any(ctx.needs_input_grad[len(none) + 3 :])
             d = recurrent_backward(
-                ctx.variant, ctx.cell, ctx.option, lengths, reset, x_pre, R, more, state, h, saved, dh, d_last
+                ctx.variant, ctx.cell, ctx.option, lengths, reset, x_pre, R, more, state, h, saved, dh, d_last, learns
             )
         return (*none, *d, *[None] * (3 + len(state) - len(d)))
 
@@ -341,10 +342,11 @@ class MatrixMemory(torch.autograd.Function):
             as_saved(h, saved)
             dh = None if dh is None else side_by_side(dh)
             d_last = [contiguous(dC), contiguous(dn)]
-            d = [room(*x.shape) for x in (q, k, v, i_pre, f_pre, *start[:2])]
+            learns = any(ctx.needs_input_grad[len(none) + 5 :])
+            d = [room(*x.shape) for x in (q, k, v, i_pre, f_pre, *(start[:2] if learns else ()))]
             args = (q, k, v, i_pre, f_pre, start, (), h, saved, dh, d_last, d)
             functions().longshort_memory(ctx.variant, 1, memory_call(ctx.L, ctx.eps, lengths, reset, *args))
-        return (*none, *d, *[None] * len(start[2:]))
+        return (*none, *d, *[None] * (5 + len(start) - len(d)))
 
 
 def mlstm(

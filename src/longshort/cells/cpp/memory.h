@@ -122,7 +122,7 @@ struct Chunk {
             if (s.reset && s.reset[b * s.T + t0 + t]) {
                 if (t) starts[pieces++] = (int32_t)t;
                 else fresh = true;
-                log_f[t] = NOTHING, slope[t] = 0;
+                log_f[t] += NOTHING, slope[t] = 0;  // NaN stays
             }
             from[t] = starts[pieces - 1];
         }
@@ -145,15 +145,17 @@ struct Chunk {
         for (int64_t t = l; t < L1; t++) decay[t] = 0;
         for (int64_t t = 0; t < L1; t += W) store(read + t, exp(load(decay + t)) * scale);
         carry = carries() ? exp1(decay[l - 1]) : 0;
-        for (int64_t j = 0; j < L1; j += W) {
-            V D = splat(NOTHING);  // of W inputs, step by step; at last what is written of them
-            for (int64_t t = j; t < l; t++) {
+        for (int64_t j = 0, x = 0; j < L1; j += W) {
+            while (x + 1 < pieces && starts[x + 1] < j + W) x++;
+            const int64_t end = starts[x + 1];  // no step after it sees these inputs
+            V D = splat(NOTHING);               // of W inputs, step by step; at last what is written of them
+            for (int64_t t = j; t < end; t++) {
                 D += splat(log_f[t]);
                 // The step's own has not decayed.
                 if (t < j + W) D = lane_numbers() == (int32_t)(t - j) ? splat(i[t]) : D;
                 store(weight + t * L1 + j, exp(D - splat(m[t])) * scale);
             }
-            store(write + j, lane_numbers() < (int32_t)(l - j) ? exp(D - splat(m[l - 1])) : V{});
+            store(write + j, end == l && lane_numbers() < (int32_t)(l - j) ? exp(D - splat(m[l - 1])) : V{});
         }
     }
 

@@ -142,7 +142,7 @@ inline void product(int64_t rows, int64_t width, int64_t K, const float* A, cons
     }, backwards);
 }
 
-// Numbers (rows x columns, at most W rows) as a panel: for each column W lanes, `to_row` apart, 0 where there is no row.
+// The first W of some rows (or fewer, or none) as a panel: for each column W lanes, `to_row` apart, 0 where no row is.
 inline void to_panel(const float* from, int64_t from_row, int64_t rows, int64_t columns, float* to, int64_t to_row) {
     for (int64_t k = 0; k < columns; k += W) {
         V x[W];

@@ -125,7 +125,7 @@ ALWAYS V sigmoid(V x) { return 1.f / (1.f + exp(-x)); }
 struct LogSigmoid { V value, slope; };
 ALWAYS LogSigmoid log_sigmoid(V x) {
     V e = exp(-vabs(x));
-    V s = (e + e) / (e + 2.f);  // log(1 + e) = 2 atanh(s / 2); s itself is no smaller than the result
+    V s = (e + e) / (e + 2.f);  // log(1 + e) = 2 atanh(s / 2): where e is small, s is the result, flushed no sooner
     V u = s * s;
     V p = splat(0.2802446484565735f / 512);
     p = p * u + 0.27999138832092285f / 128;
