@@ -155,7 +155,8 @@ struct Chunk {
                 if (t < j + W) D = lane_numbers() == (int32_t)(t - j) ? splat(i[t]) : D;
                 store(weight + t * L1 + j, exp(D - splat(m[t])) * scale);
             }
-            store(write + j, end == l && lane_numbers() < (int32_t)(l - j) ? exp(D - splat(m[l - 1])) : V{});
+            const VI there = lane_numbers() < (int32_t)(end < l ? 0 : l - j);
+            store(write + j, there ? exp(D - splat(m[l - 1])) : V{});
         }
     }
 
