@@ -335,6 +335,11 @@ def test_subnormal_numbers_are_0_in_the_core_and_the_caller_s_stay(variant, thre
         assert native.linear(torch.full((512, 4), 1e-20), torch.full((8, 4), 1e-20), None).eq(0).all()
         assert native.linear(torch.full((512, 4), 1e-40), torch.full((8, 4), 1e30), None).eq(0).all()
         assert small.mul(0.5).gt(0).all()
+        for B in (1, 64):
+            slstm(torch.randn(B, 20, 4, 2, 32), torch.randn(4, 2, 32, 32), kernel="native")
+            assert (small * 1.0 > 0).all()
+    assert gate(0, torch.full((32,), -90.0)).eq(0).all()
+    assert small.mul(0.5).gt(0).all()
 
 
 def test_functions_at_the_limits(variant):

@@ -78,9 +78,10 @@ struct Chunk {
 
     Range piece(int64_t x) const { return {starts[x], starts[x + 1]}; }
     // The steps that see the state before the chunk, and those that the state after it sees.
-    Range reading() const { return fresh ? Range{0, 0} : piece(0); }
+    bool reads(int64_t x) const { return x == 0 && !fresh; }  // a piece
+    Range reading() const { return reads(0) ? piece(0) : Range{0, 0}; }
     Range written() const { return piece(pieces - 1); }
-    bool carries() const { return !fresh && pieces == 1; }
+    bool carries() const { return reads(pieces - 1); }
 
     // Rows of `width` numbers into rows of whole vectors, the rest 0.
     static void copy(float* to, int64_t to_row, const float* from, int64_t from_row, int64_t rows, int64_t width) {
@@ -132,8 +133,7 @@ struct Chunk {
     // The stabiliser, and every weight. D[t][j] = log f_{j+1} + ... + log f_t + i_j is summed between its two steps.
     void weigh(int64_t l) {
         for (int64_t x = 0; x < pieces; x++) {
-            const bool reads = x == 0 && !fresh;
-            float decayed = reads ? 0 : NOTHING, start = reads ? m_start : 0, peak = NOTHING;
+            float decayed = reads(x) ? 0 : NOTHING, start = reads(x) ? m_start : 0, peak = NOTHING;
             for (int64_t t = piece(x).begin; t < piece(x).end; t++) {
                 decayed += log_f[t];
                 decay[t] = decayed + start;
@@ -206,7 +206,7 @@ struct Chunk {
     template <bool later>
     void add_up(const Sums& g, const Rows* soon = nullptr, const Rows* soon_too = nullptr) const {
         for (int64_t x = 0; x < pieces; x++)
-            add_up<later>(g, piece(x), later ? x == pieces - 1 : x == 0 && !fresh, soon, soon_too);
+            add_up<later>(g, piece(x), later ? x == pieces - 1 : reads(x), soon, soon_too);
     }
     template <bool later>
     void add_up(const Sums& g, Range steps, bool state, const Rows* soon, const Rows* soon_too) const {
