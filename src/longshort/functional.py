@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from longshort.cells import core, native
+from longshort.cells import native
 from longshort.cells.gru import GRUState, gru_start
 from longshort.cells.loop import Empty, check_within, readable
 from longshort.cells.lstm import GATES, LSTMState, lstm_start
 from longshort.cells.mlstm import MLSTMState, mlstm_start
 from longshort.cells.rnn import NONLINEARITIES, RNNState, rnn_start
 from longshort.cells.slstm import FORGET, SLSTMState, slstm_start
-from longshort.kernels import KERNELS, all_float32, check_name, choose, recording, seen_by_a_mode, under_transform
+from longshort.kernels import KERNELS, all_float32, check_name, choose, recording, straight, under_transform
 from longshort.operators import call_operator, run_cell
 from longshort.shapes import Bool, Float, Int
 
@@ -229,6 +229,10 @@ def mlstm(
     shapes = [(B, N, K, V), (B, N, K), (B, N)]
     start = start_state(state, MLSTMState, mlstm_start, (B, N, K, V), shapes, dtype, q.device)
     inputs = [q, k, v, i_pre, f_pre]
+    if T == 1 and lengths is None and reset is None and type(state) is MLSTMState:
+        done = None if WATCHING.lists or not straight(kernel, ()) else native.mlstm_step(*inputs, state, eps)
+        if done is not None:
+            return done
     return drive("mlstm", inputs, {}, start, lengths, reset, kernel, {"chunk_size": chunk_size, "eps": eps})
 
 
@@ -237,13 +241,6 @@ def one_step(door: Callable, inputs: Sequence[Tensor], *args, reset: Tensor | No
     reset = None if reset is None else reset[:, None]
     h, state = door(*(x.unsqueeze(1) for x in inputs), *args, reset=reset, **options)
     return h.squeeze(1), state
-
-
-def at_once(kernel: str) -> bool:
-    """Whether one step may go straight to the C++ core, as far as the tensors allow."""
-    if kernel not in ("auto", "native") or WATCHING.lists or recording() or under_transform() or seen_by_a_mode():
-        return False
-    return core.missing() is None
 
 
 def rnn_step(x_pre: Float[Tensor, "B N H"], R, state: RNNState | None = None, *, reset=None, **options):
@@ -280,7 +277,7 @@ def mlstm_step(
     **options,
 ):
     """One time step of `mlstm`: the same arguments less T (and no lengths); returns h (B, N, V) and the state."""
-    if type(state) is MLSTMState and reset is None and not options and at_once(kernel):
+    if type(state) is MLSTMState and reset is None and not options and not WATCHING.lists and straight(kernel, ()):
         done = native.mlstm_step(q, k, v, i_pre, f_pre, state, eps)
         if done is not None:
             return done
@@ -353,6 +350,10 @@ def note(**sequences: Float[Tensor, "B T N ..."]) -> None:
 def drive(cell: str, inputs: list[Tensor], weights: dict, state, lengths, reset, kernel: str, options: dict):
     """Check what every door takes, and run the cell: at once, or as one operator where a program is being recorded."""
     B, T = inputs[0].shape[:2]
+    if lengths is None and reset is None and not WATCHING.lists:
+        fields = () if isinstance(state, Empty) else state
+        if straight(kernel, (*inputs, *weights.values(), *fields)):
+            return KERNELS[cell]["native"].implementation(*inputs, **weights, state=state, **options)
     lengths, reset = check_lengths(lengths, B, T, inputs[0].device), check_reset(reset, (B, T), "(B, T)")
     call: Callable = run_cell
     if recording() and not under_transform():  # a transform looks inside: no operator

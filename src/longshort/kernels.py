@@ -15,6 +15,9 @@ from longshort.cells import core, native
 from longshort.shapes import Float
 
 
+PLAIN = (Tensor, Parameter, Buffer)  # what the C++ core reads: any other kind may be no numbers in memory
+
+
 @dataclass(frozen=True)
 class Kernel:
     """One implementation of a cell: where it is, and what it needs."""
@@ -52,7 +55,7 @@ class Kernel:
         if self.device is not None and x.device.type != self.device:
             return f"it runs on {self.device}, and the input is on {x.device.type}"
         for each in (x, *others) if self.device is not None else ():
-            if each is not None and type(each) not in (Tensor, Parameter, Buffer):
+            if each is not None and type(each) not in PLAIN:
                 return f"it reads plain tensors, and one is a {type(each).__name__}"
             if each is not None and each.device.type != self.device:
                 return f"it runs on {self.device}, and a tensor is on {each.device.type}"
@@ -157,3 +160,15 @@ def linear_of(x: Tensor, weight: Tensor, bias: Tensor | None, kernel: str) -> Ca
 
 def all_float32(*tensors: Tensor | None) -> bool:
     return all(x is None or x.dtype is torch.float32 for x in tensors)
+
+
+def straight(kernel: str, tensors: Iterable[Tensor | None]) -> bool:
+    """Whether a call of these tensors goes to the C++ core whatever else is asked: then it can go there at once."""
+    if kernel not in ("auto", "native") or recording() or under_transform() or seen_by_a_mode() or core.missing():
+        return False
+    for x in tensors:
+        if x is None:
+            continue
+        if x.dtype is not torch.float32 or not x.is_cpu or type(x) not in PLAIN or not x.numel():
+            return False
+    return not torch.is_autocast_enabled("cpu")

@@ -13,8 +13,9 @@ import mpmath
 import pytest
 import torch
 from problems import LENGTHS, TOLERANCE, assert_same, everything, exact, kept_for_backward, raw
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from longshort import checking, functional
+from longshort import checking, functional, kernels
 from longshort.cells import core, native
 from longshort.cells.loop import Empty
 from longshort.checking import FORMS, pose, wanted
@@ -238,8 +239,11 @@ def test_16_bit_input_is_computed_in_float32(dtype):
 # ---- one step, and products ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("B", "N", "K", "V"), [(1, 1, 1, 1), (1, 4, 64, 64), (4, 4, 128, 128), (2, 3, 5, 70)])
-def test_mlstm_step_at_once_equals_the_sequence_of_one(B, N, K, V):
+@pytest.mark.parametrize(
+    ("B", "N", "K", "V"),
+    [(1, 1, 1, 1), (1, 4, 64, 64), (4, 4, 128, 128), (2, 3, 5, 70), (1, 2, 33, 200), (2, 1, 7, 289)],
+)
+def test_mlstm_step_at_once_equals_the_sequence_of_one(B, N, K, V, variant):
     q, k, v, gates = (torch.randn(B, N, width) for width in (K, K, V, 2))
     i, f = (x.contiguous() for x in gates.unbind(-1))
     state = MLSTMState(torch.randn(B, N, K, V), torch.randn(B, N, K), torch.rand(B, N))
@@ -250,6 +254,11 @@ def test_mlstm_step_at_once_equals_the_sequence_of_one(B, N, K, V):
     want, end = functional.mlstm_step(*(x.double() for x in (q, k, v, i, f)), wide, eps=1e-6)
     assert_same({"h": h, **last._asdict()}, {"h": want, **end._asdict()}, F32)
     assert all(torch.equal(a, b) for a, b in zip(state, before, strict=True))
+    sequence = [x[:, None] for x in (q, k, v, i, f)]
+    assert native.mlstm_step(*sequence, state, 1e-6) is not None
+    same, also = functional.mlstm(*sequence, state, eps=1e-6)
+    for a, b in zip((same[:, 0], *also), (h, *last), strict=True):
+        assert torch.equal(a, b)
 
 
 def test_mlstm_step_goes_the_long_way_round_where_it_must():
@@ -258,11 +267,37 @@ def test_mlstm_step_goes_the_long_way_round_where_it_must():
     state = functional.mlstm_step(q, q, q, gate, gate)[1]
     assert native.mlstm_step(q, q, q, gate, gate, state, 0.0) is not None
     views = q.transpose(0, 1).contiguous().transpose(0, 1)
-    for bad in (q.double(), views, q[:1], q.clone().requires_grad_(), torch.nn.Parameter(q)):
+    for bad in (q.double(), views, q[:1], q[:, None], q.clone().requires_grad_(), torch.nn.Parameter(q)):
         assert native.mlstm_step(bad, q, q, gate, gate, state, 0.0) is None
+    for bad in (state._replace(C=state.C[0]), state._replace(n=state.n[:1]), state._replace(m=state.m[None])):
+        assert native.mlstm_step(q, q, q, gate, gate, bad, 0.0) is None
+        with pytest.raises(ValueError, match=r"state\.[Cnm] has shape"):
+            functional.mlstm_step(q, q, q, gate, gate, bad)
     with pytest.raises(ValueError, match=r"k must be \(B, T, N, K\)"):
         functional.mlstm_step(q, q[:1], q, gate, gate, state)
     assert functional.mlstm_step(q.clone().requires_grad_(), q, q, gate, gate, state)[0].requires_grad
+
+
+class Other(torch.Tensor):
+    """A kind of tensor that the core knows nothing of."""
+
+
+def test_only_calls_that_end_in_the_core_go_straight_there():
+    x, R = torch.randn(2, 3, 4, 1, 5), torch.randn(4, 1, 5, 5)
+    assert kernels.straight("auto", (x, R, None, torch.nn.Parameter(x)))
+    for other in (x.double(), x[:0], x.as_subclass(Other), x.to("meta")):
+        assert not kernels.straight("auto", (R, other))
+    assert not kernels.straight("reference", (x,))
+    assert not kernels.straight("no such kernel", (x,))
+    with torch.autocast("cpu"):
+        assert not kernels.straight("auto", (x,))
+    with FakeTensorMode():
+        assert not kernels.straight("auto", (x,))
+    torch.vmap(lambda x: x if not kernels.straight("auto", ()) else 1 / 0)(x)
+    h, last = lstm(x, R)
+    same, also = lstm(x, R, lengths=[3, 3])  # does not go straight
+    for a, b in zip((h, *last), (same, *also), strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize(

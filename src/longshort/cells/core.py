@@ -236,11 +236,14 @@ class Mappings:
 MAPPINGS = Mappings() if hasattr(mmap, "MAP_ANONYMOUS") else None
 
 
+PATTERN = torch.empty(0, dtype=torch.float32, device="cpu")  # to say so anew takes twice the time
+
+
 def room(*shape: int) -> Tensor:
     """An uninitialised float32 tensor."""
     numbers = math.prod(shape)
     if 4 * numbers < LARGE or MAPPINGS is None:
-        return torch.empty(shape, dtype=torch.float32, device="cpu")
+        return PATTERN.new_empty(*shape)
     flat = torch.frombuffer(MAPPINGS.lease(4 * numbers), dtype=torch.float32, count=numbers)
     # No view: what an autograd.Function gives must not be one, to be written to later.
     return flat if len(shape) == 1 else flat.resize_(shape)

@@ -64,20 +64,18 @@ RECURRENT = {
 
 def recurrent_forward(cell: str, option: int, lengths, reset, keep: bool, x_pre: Tensor, R, more, *state: Tensor):
     """h, the last states, and what the backward needs (None unless `keep`). No state: the empty one."""
-    B, T, N, H, P = *x_pre.shape[:2], *x_pre.shape[-2:], R.shape[-1]
+    kind, (B, T, *_, N, H), P = RECURRENT[cell], x_pre.shape, R.shape[-1]
     x_pre, R, more, starts = side_by_side(x_pre), contiguous(R), contiguous(more), [contiguous(x) for x in state]
-    h, last = room(B, T, N, P), [room(B, N, P)]
-    last += [room(B, N, H) for _ in RECURRENT[cell].state._fields[1:]]
-    size = RECURRENT[cell].keeps
-    saved = room(B * T * N * size * to_16(H)) if keep and size else None
-    gate = x_pre.stride(2) if x_pre.dim() == 5 else 0
+    h, last = room(B, T, N, P), [room(B, N, P), *[room(B, N, H) for _ in kind.state._fields[1:]]]
+    saved = room(B * T * N * kind.keeps * to_16(H)) if keep and kind.keeps else None
+    by_row, by_step, *by_gate, by_head, _ = x_pre.stride()
     call = RECURRENCE.pack(
-        B, T, N, H, P, threads(), option, x_pre.data_ptr(), *x_pre.stride()[:2], gate, x_pre.stride(-2),
+        B, T, N, H, P, threads(), option, x_pre.data_ptr(), by_row, by_step, by_gate[0] if by_gate else 0, by_head,
         R.data_ptr(), pointer(more), pointer(lengths), pointer(reset),
         *padded([x.data_ptr() for x in starts], 4), *padded([x.data_ptr() for x in last], 4),
         h.data_ptr(), pointer(saved), *[0] * 13,
     )  # fmt: skip
-    functions().longshort_recurrent(Chosen.variant, RECURRENT[cell].number, 0, call)
+    functions().longshort_recurrent(Chosen.variant, kind.number, 0, call)
     return h, last, saved
 
 
@@ -378,7 +376,7 @@ def mlstm(
 
 
 def mlstm_step(q, k, v, i_pre, f_pre, state: MLSTMState, eps: float) -> tuple[Tensor, MLSTMState] | None:
-    """One step without gradients of plain tensors (B, N, ...) that fit; None where the long way round is needed.
+    """One step without gradients of plain tensors that fit, (B, N, ...) or (B, 1, N, ...); None where that will not do.
 
     The step itself takes two microseconds: what every tensor is asked is asked once, here.
     """
@@ -391,14 +389,17 @@ def mlstm_step(q, k, v, i_pre, f_pre, state: MLSTMState, eps: float) -> tuple[Te
             return None
         if grads and x.requires_grad:
             return None
-    B, N, K, V = shape = C.shape
-    keys, gate = (B, N, K), (B, N)
-    if not (q.shape == keys and k.shape == keys and n.shape == keys and v.shape == (B, N, V) and math.prod(shape)):
+    if C.dim() != 4:
         return None
-    if not (i_pre.shape == gate and f_pre.shape == gate and m.shape == gate):
+    B, N, K, V = C.shape
+    rows = (B, N) if i_pre.dim() == 2 else (B, 1, N)
+    keys = (*rows, K)
+    if not (q.shape == keys and k.shape == keys and v.shape == (*rows, V) and i_pre.shape == rows == f_pre.shape):
+        return None
+    if not (n.shape == (B, N, K) and m.shape == (B, N) and B * N * K * V):
         return None
     h, n1, m1 = torch.empty_like(v), torch.empty_like(n), torch.empty_like(m)
-    C1 = torch.empty_like(C) if B * N * K * V < LARGE // 4 else room(*shape)
+    C1 = torch.empty_like(C) if B * N * K * V < LARGE // 4 else room(B, N, K, V)
     call = MEMORY.pack(
         B, 1, N, K, V, threads(), 1, eps, 0,
         q.data_ptr(), k.data_ptr(), v.data_ptr(), i_pre.data_ptr(), f_pre.data_ptr(),

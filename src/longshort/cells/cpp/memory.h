@@ -367,10 +367,30 @@ struct Chunk {
         s.m[task] = m_start;
     }
 
-    // One step alone, without a reset: C is read and written once.
+    // Some columns of C: C = f C + i k v^T, and of h = part C^T q.
+    static constexpr int COLUMNS = ROWS == 6 ? 16 : 8;  // vectors, whose sums registers hold
+    template <int vectors>
+    ALWAYS void step_columns(int64_t task, int64_t j, int64_t lanes, float f, float i, float part, const float* k,
+                      const float* v, const float* q) const {
+        const float* from = s.C0 + task * s.K * s.V + j;
+        float* to = s.C + task * s.K * s.V + j;
+        V num[vectors] = {}, value[vectors];
+        UNROLL for (int x = 0; x < vectors; x++) value[x] = load_some(v + j + x * W, lanes);
+        for (int64_t r = 0; r < s.K; r++, from += s.V, to += s.V) {
+            const V written = splat(i * k[r]), by = splat(q[r]);
+            UNROLL for (int x = 0; x < vectors; x++) {
+                const V now = load_some(from + x * W, lanes) * f + value[x] * written;
+                store_some(to + x * W, now, lanes);
+                num[x] += now * by;
+            }
+        }
+        UNROLL for (int x = 0; x < vectors; x++) store_some(s.h + task * s.V + j + x * W, num[x] * part, lanes);
+    }
+
+    // One step alone, without a reset: C is read and written once, line after line.
     void step(int64_t task) {
         b = task / s.N, n = task % s.N;
-        const float *C0 = s.C0 + task * s.K * s.V, *n0 = s.n0 + task * s.K;
+        const float* n0 = s.n0 + task * s.K;
         const float *q = s.q + b * s.q_b + n * s.q_n, *k = s.k + b * s.k_b + n * s.k_n;
         const float* v = s.v + b * s.v_b + n * s.v_n;
         const float i_pre = s.i_pre[b * s.i_b + n * s.i_n];
@@ -385,25 +405,12 @@ struct Chunk {
         }
         const float den = sum_of(dens) * scale, size = den < 0 ? -den : den;
         const float floor = floor_of(splat(m))[0], part = scale / ((size > floor ? size : floor) + s.eps);
-        for (int64_t j = 0; j < s.V; j += 4 * W) {
-            V num[4] = {}, value[4];
-            for (int x = 0; x < 4; x++) value[x] = j + x * W < s.V ? load_some(v + j + x * W, s.V - j - x * W) : V{};
-            const bool four = j + 4 * W <= s.V;
-            for (int64_t r = 0; r < s.K; r++) {
-                const float *from = C0 + r * s.V + j, written = i * k[r], by = q[r];
-                float* to = s.C + (task * s.K + r) * s.V + j;
-                for (int x = 0; x < 4; x++) {
-                    if (!four && j + x * W >= s.V) break;
-                    const V now = (four ? load(from + x * W) : load_some(from + x * W, s.V - j - x * W)) * f +
-                                  value[x] * written;
-                    if (four) store(to + x * W, now);
-                    else store_some(to + x * W, now, s.V - j - x * W);
-                    num[x] += now * by;
-                }
-            }
-            for (int x = 0; x < 4 && j + x * W < s.V; x++)
-                store_some(s.h + task * s.V + j + x * W, num[x] * part, s.V - j - x * W);
-        }
+        const int64_t full = s.V / W;
+        for (int64_t x = 0; x < full; x += COLUMNS)
+            with_known<COLUMNS>(least(COLUMNS, full - x), [&](auto vectors) {
+                step_columns<vectors.value>(task, x * W, W, f, i, part, k, v, q);
+            });
+        if (s.V > full * W) step_columns<1>(task, full * W, s.V - full * W, f, i, part, k, v, q);
         s.m[task] = m;
     }
 
