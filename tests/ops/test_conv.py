@@ -19,6 +19,22 @@ def test_conv_equals_a_padded_conv1d(width, T):
     torch.testing.assert_close(window, F.pad(x, (0, 0, width - 1, 0))[:, T:], rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_conv_steps_equal_the_sequence(dtype, autocast):
+    conv, x = CausalConv(5, 4).to(dtype), torch.randn(2, 6, 5).to(dtype)
+    with torch.autocast("cpu", enabled=autocast):
+        want, end = conv(x)
+        window, steps = None, []
+        for t in range(6):
+            y, window = conv(x[:, t : t + 1], window)
+            steps.append(y)
+    assert steps[0].dtype == want.dtype
+    atol = 1e-2 if torch.bfloat16 in (dtype, want.dtype) else 1e-6
+    torch.testing.assert_close(torch.cat(steps, 1), want, rtol=0, atol=atol)
+    assert torch.equal(window, end)
+
+
 @pytest.mark.parametrize("width", [1, 2, 4])
 def test_conv_with_every_step_reset_sees_the_present_alone(width):
     conv, x = CausalConv(3, width).double(), torch.randn(2, 5, 3).double()

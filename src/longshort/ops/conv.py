@@ -60,6 +60,9 @@ class CausalConv(nn.Module):
 
     def _whole(self, seen: Tensor) -> Tensor:
         """The convolution of one unbroken piece."""
+        exact = seen.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(seen.device.type)
+        if exact and seen.shape[1] == self.width:  # one step: torch's convolution takes ten times as long
+            return (seen * self.weight[:, 0].t()).sum(1, keepdim=True) + self.bias
         y = F.conv1d(seen.transpose(1, 2), self.weight, self.bias, groups=self.weight.shape[0])
         return y.transpose(1, 2)
 
