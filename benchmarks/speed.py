@@ -8,6 +8,7 @@ machine's rate of float32 matrix products, the larger of torch's and our own, me
 """
 
 import argparse
+import itertools
 import platform
 import statistics
 from collections.abc import Iterator
@@ -55,6 +56,8 @@ def say(result: Result) -> str:
     if result.best:
         theirs = milliseconds(result.theirs[result.best], result.their_spread[result.best])
         line += f"  {result.ratio:6.2f} x {result.best} {theirs} (aim {aim(result)}), differ {differ(result)}"
+        if result.first_ratio:
+            line += f", first calls {result.first_ratio:.2f} x ({1e3 * result.first:.3g} ms)"
     if result.share is not None:
         line += f"  {share(result)}"
     if result.kept is not None:
@@ -77,25 +80,30 @@ def medians(results: list[Result]) -> Iterator[tuple[str, bool]]:
 
 def per_step(results: list[Result]) -> Iterator[tuple[str, bool]]:
     """Time and memory per step at every length, and whether the time changes by more than it may."""
-    for cell in ("sLSTM", "mLSTM"):
-        mine = [r for r in results if r.group == "length" and r.work.startswith(cell)]
+    for cell, D in itertools.product(("sLSTM", "mLSTM"), (128, 512)):
+        mine = [r for r in results if r.group == "length" and r.work.startswith(f"{cell}, D {D},")]
         if mine:
             times = [r.ours / r.steps / (mine[0].ours / mine[0].steps) for r in mine]
             each = ", ".join(f"T {r.steps}: {x:.2f}" for r, x in zip(mine, times, strict=True))
             kept = ", ".join(f"{r.kept / r.steps / 1024:.2f}" for r in mine)
             far = any(abs(x - 1) > LINEAR for x in times)
             verdict = f"{'not ' if far else ''}within {LINEAR:.0%}"
-            yield f"{cell}: time per step over that of the shortest, {each}, {verdict}; KiB kept per step {kept}", far
+            yield (
+                f"{cell}, D {D}: time per step over that of the shortest, {each}, {verdict}; KiB kept per step {kept}",
+                far,
+            )
 
 
 # ---- the page --------------------------------------------------------------------------------------------------------
 
-READING = """Written by `make bench`, which runs all of it in one process. Every contender takes its turn in each round;
-times are medians with the fastest and the slowest, ratios are the fastest peer's median over ours: above 1 longshort is
-faster. What it **loses** is bold. A machine that others use too moves such ratios by 10 to 20 %; one that others keep
-busy makes them worthless, above all for short calls on as many threads as there are cores. Before a case is timed, its
-answers are compared with each peer's: *differ* is the largest difference, relative to the largest value. A peer is left
-out of a case, and named there, where a call takes over 10 s, or over 1 s and four times the fastest peer's.
+READING = """Written by `make bench`, which runs all of it in one process. Every contender takes its turn in each round:
+a call, and where that takes under 0.1 s three more at once, whose median counts. Times are medians of turns with the
+fastest and the slowest, ratios are the fastest peer's median over ours: above 1 longshort is faster. What it **loses**
+is bold. *First calls* are the turns' first, ours in ms and the ratio: they find the caches as the others left them,
+which costs a short call most. A machine that others use too moves such ratios by 10 to 20 %; one that others keep busy makes
+them worthless, above all for short calls on as many threads as there are cores. Before a case is timed, its answers are
+compared with each peer's: *differ* is the largest difference, relative to the largest value. A peer is left out of a
+case, and named there, where a call takes over 10 s, or over 1 s and four times the fastest peer's.
 
 *Of the limit* is the rate of our matrix products over the fastest this machine was seen to do, torch's or the core's.
 Counted are the products alone: of a layer, `2 B T 4 D (D + D / heads)` forward; backward the input's once more and the
@@ -104,25 +112,34 @@ with the L the core takes: 32 for heads of 64, else 64. A step of the mLSTM read
 copying 256 MiB reaches, and passes 100 % where C stays in a cache."""
 
 
+def bold_if_lost(ratio: float) -> str:
+    return f"**{ratio:.2f}**" if ratio < 1 else f"{ratio:.2f}"
+
+
 def table(results: list[Result]) -> list[str]:
     """A group as a Markdown table."""
     lines = [
-        "| work | longshort, ms | fastest peer, ms | ratio | aim | differ | of the limit |",
-        "|---|---|---|---|---|---|---|",
+        "| work | longshort, ms | fastest peer, ms | ratio | first calls | aim | differ | of the limit |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for each in results:
-        ours, theirs, ratio = milliseconds(each.ours, each.spread), "–", "–"
+        ours, theirs, ratio, first = milliseconds(each.ours, each.spread), "–", "–", "–"
         if each.best:
             theirs = f"{each.best}, {milliseconds(each.theirs[each.best], each.their_spread[each.best])}"
-            ratio = f"**{each.ratio:.2f}**" if each.lost else f"{each.ratio:.2f}"
+            ratio = bold_if_lost(each.ratio)
+        if each.first_ratio:
+            first = f"{1e3 * each.first:.3g}, {bold_if_lost(each.first_ratio)}"
         work = "; ".join([each.work, *each.notes])
-        lines.append(f"| {work} | {ours} | {theirs} | {ratio} | {aim(each)} | {differ(each)} | {share(each)} |")
+        lines.append(
+            f"| {work} | {ours} | {theirs} | {ratio} | {first} | {aim(each)} | {differ(each)} | {share(each)} |"
+        )
     return lines
 
 
 def head(found: dict, results: list[Result]) -> list[str]:
     """What it is, how to read it, and the sum of it."""
     rated, short = [r for r in results if r.ratio is not None], [r for r in results if r.short]
+    first = [r for r in rated if r.first_ratio is not None]
     words = "; ".join(f"{name} {text}" for name, text in found["machine"].items())
     peers = ", ".join(f"{name} {version}" for name, version in found["peers"].items())
     limits = ", ".join(f"{name} {value:.0f}" for name, value in found["limits"].items())
@@ -131,7 +148,7 @@ def head(found: dict, results: list[Result]) -> list[str]:
         f"`{found['command']}` on {found['date']}, {found['threads']} threads, float32. Machine: {words}.", "",
         f"Peers: {peers}.", "", READING, "",
         f"**Of {len(rated)} comparisons longshort loses {sum(r.lost for r in rated)}**; {len(short)} cases fall short "
-        "of their aim.", "",
+        f"of their aim. Of {len(first)} first calls it loses {sum(r.first_ratio < 1 for r in first)}.", "",
         f"Limits measured in the same process: {limits}. {found['others']}".strip(),
     ]  # fmt: skip
     if found["missing"]:

@@ -285,9 +285,10 @@ def steps(quick: bool) -> Iterator[Case]:
 
 
 def lengths(quick: bool) -> Iterator[Case]:
-    D, H = 128, 128 // HEADS
-    R = (torch.randn(4, HEADS, H, H) * 0.1).requires_grad_()
-    for cell, T in itertools.product(("sLSTM", "mLSTM"), (1024, 4096) if quick else (1024, 4096, 16384, 65536)):
+    longer = (1024, 4096) if quick else (1024, 4096, 16384, 65536)
+    for cell, D, T in itertools.product(("sLSTM", "mLSTM"), (128, 512), longer):
+        H = D // HEADS
+        R = (torch.randn(4, HEADS, H, H) * H**-0.5 / 2).requires_grad_()
         if cell == "sLSTM":
             inputs = [torch.randn(1, T, 4, HEADS, H, requires_grad=True), R]
             call = lambda inputs=inputs: functional.slstm(*inputs, kernel="native")[0]  # noqa: E731

@@ -1,4 +1,7 @@
-"""Timing side by side: contenders take turns in one process, and ratios are of medians. No case is here."""
+"""Timing side by side: contenders take turns in one process, and ratios are of medians. No case is here.
+
+A turn is a few calls in a row. The first of them comes after all the others' turns and a cold cache, and is told apart.
+"""
 
 import statistics
 import time
@@ -9,6 +12,7 @@ from typing import NamedTuple
 import torch
 
 LONG, SLOWER = 10.0, 4.0  # seconds of a call, and times the fastest peer's, over which a peer is not timed further
+SHORT, AGAIN = 0.1, 3  # seconds, below which a turn's first call is followed by so many more
 SAME = 1e-3  # the largest difference between answers that are called the same
 
 
@@ -49,7 +53,7 @@ class Case:
     wish: float | None = None
     """The ratio hoped for beyond the aim."""
     rest: float = 0.0
-    """Seconds of rest and a call before each timing: where contenders have threads of their own, which spin a while."""
+    """Seconds of rest before each turn: where contenders have threads of their own, which spin a while."""
 
 
 @dataclass
@@ -59,11 +63,14 @@ class Result:
     group: str
     work: str
     ours: float
-    """Median seconds of a call."""
+    """Median seconds of a call, in a row of them."""
     spread: tuple[float, float]
     """The fastest and the slowest."""
     theirs: dict[str, float]
     their_spread: dict[str, tuple[float, float]]
+    first: float
+    """Median seconds of a turn's first call."""
+    their_first: dict[str, float]
     rounds: int
     left_out: dict[str, str]
     """Peers that are here and were not timed, and why."""
@@ -85,6 +92,11 @@ class Result:
     kept: int | None
 
     @property
+    def first_ratio(self) -> float | None:
+        """The fastest of their first calls over ours; None where nobody is timed but us, or a turn is one call."""
+        return min(self.their_first.values()) / self.first if self.their_first and self.first < SHORT else None
+
+    @property
     def lost(self) -> bool:
         return self.ratio is not None and self.ratio < 1
 
@@ -104,6 +116,14 @@ class Result:
         return apart + [f"left out: {name} ({why})" for name, why in self.left_out.items()]
 
 
+class Turn(NamedTuple):
+    """Seconds of a call."""
+
+    first: float
+    again: float
+    """The median of those that follow at once; the first again where it is not short."""
+
+
 def seconds(call: Callable[[], object], block: int) -> float:
     began = time.perf_counter()
     for _ in range(block):
@@ -111,22 +131,29 @@ def seconds(call: Callable[[], object], block: int) -> float:
     return (time.perf_counter() - began) / block
 
 
+def turn(call: Callable[[], object], block: int, rest: float) -> Turn:
+    """A turn, after a rest."""
+    time.sleep(rest)
+    first = seconds(call, block)
+    again = first if first * block >= SHORT else statistics.median(seconds(call, block) for _ in range(AGAIN))
+    return Turn(first, again)
+
+
 def take_turns(
     calls: dict[str, Callable[[], object]], block: int, budget: float, rest: float = 0.0
-) -> dict[str, list[float]]:
-    """Seconds of every call, in rounds of one each, the order turned around from round to round: 3 to 15 rounds."""
-    once = {name: seconds(call, block) for name, call in calls.items()}
-    rounds = max(3, min(15, int(budget / max(sum(once.values()) * block, 1e-9))))
-    times: dict[str, list[float]] = {name: [] for name in calls}
+) -> dict[str, list[Turn]]:
+    """The turns of every contender, in rounds of one each, the order turned around from round to round: 3 to 15."""
+    began = time.perf_counter()
+    for call in calls.values():
+        turn(call, block, rest)
+    rounds = max(3, min(15, int(budget / (time.perf_counter() - began))))
+    turns: dict[str, list[Turn]] = {name: [] for name in calls}
     order = list(calls)
     for _ in range(rounds):
         for name in order:
-            if rest:
-                time.sleep(rest)
-                calls[name]()
-            times[name].append(seconds(calls[name], block))
+            turns[name].append(turn(calls[name], block, rest))
         order.reverse()
-    return times
+    return turns
 
 
 def first_calls(theirs: dict[str, Callable[[], object]]) -> tuple[dict[str, Callable[[], object]], dict[str, str]]:
@@ -163,10 +190,11 @@ def run(case: Case, limits: Limits, budget: float) -> Result:
     """Check that the answers agree, and time."""
     differ, not_compared = differences(case.same)
     theirs, left_out = first_calls(case.theirs)
-    times = take_turns({"": case.ours} | theirs, case.block, budget, case.rest)
-    medians = {name: statistics.median(each) for name, each in times.items()}
-    spread = {name: (min(each), max(each)) for name, each in times.items()}
-    ours, rounds = medians.pop(""), len(times[""])
+    turns = take_turns({"": case.ours} | theirs, case.block, budget, case.rest)
+    medians = {name: statistics.median(x.again for x in each) for name, each in turns.items()}
+    first = {name: statistics.median(x.first for x in each) for name, each in turns.items()}
+    spread = {name: (min(x.again for x in each), max(x.again for x in each)) for name, each in turns.items()}
+    ours, rounds = medians.pop(""), len(turns[""])
     best = min(medians, key=medians.__getitem__, default=None)
     share, limit = None, None
     if case.operations:
@@ -174,7 +202,7 @@ def run(case: Case, limits: Limits, budget: float) -> Result:
     elif case.moved:
         share, limit = case.moved / ours / limits.copying, "copying"
     return Result(
-        case.group, case.work, ours, spread.pop(""), medians, spread, rounds, left_out,
+        case.group, case.work, ours, spread.pop(""), medians, spread, first.pop(""), first, rounds, left_out,
         medians[best] / ours if best else None, best, case.aim, case.wish, differ, not_compared, share, limit,
         case.share, case.steps, case.kept() if case.kept else None,
     )  # fmt: skip

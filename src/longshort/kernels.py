@@ -14,7 +14,6 @@ from torch.nn import Buffer, Parameter
 from longshort.cells import core, native
 from longshort.shapes import Float
 
-
 PLAIN = (Tensor, Parameter, Buffer)  # what the C++ core reads: any other kind may be no numbers in memory
 
 

@@ -3,7 +3,6 @@
 Float32 inside. `core.py` loads the library. Differentiating a backward again goes through the reference.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -337,7 +337,10 @@ struct Chunk {
         return s.saved + ((b * s.N + n) * ceil_div(s.T, s.L) + chunk) * saved_size();
     }
     void save(float* to) const {
-        memcpy(to, C, s.K * V1 * 4), memcpy(to + s.K * V1, N1, K1 * 4);
+        if (goes_past(s.saved, 16, s.B * s.N * ceil_div(s.T, s.L) * saved_size()))
+            for (int64_t j = 0; j < s.K * V1; j += W) store_past(to + j, load(C + j));
+        else memcpy(to, C, s.K * V1 * 4);
+        memcpy(to + s.K * V1, N1, K1 * 4);
         to[s.K * V1 + K1] = m_start;
     }
     void restore(const float* from) {
