@@ -96,14 +96,15 @@ def per_step(results: list[Result]) -> Iterator[tuple[str, bool]]:
 
 # ---- the page --------------------------------------------------------------------------------------------------------
 
-READING = """Written by `make bench`, which runs all of it in one process. Every contender takes its turn in each round:
-a call, and where that takes under 0.1 s three more at once, whose median counts. Times are medians of turns with the
-fastest and the slowest, ratios are the fastest peer's median over ours: above 1 longshort is faster. What it **loses**
-is bold. *First calls* are the turns' first, ours in ms and the ratio: they find the caches as the others left them,
-which costs a short call most. A machine that others use too moves such ratios by 10 to 20 %; one that others keep busy makes
-them worthless, above all for short calls on as many threads as there are cores. Before a case is timed, its answers are
-compared with each peer's: *differ* is the largest difference, relative to the largest value. A peer is left out of a
-case, and named there, where a call takes over 10 s, or over 1 s and four times the fastest peer's.
+READING = """Written by `make bench`, which runs all of it in one process. Every contender takes its turn in each
+round: a call, and where that takes under 0.1 s three more at once, whose median counts. Times are medians of turns
+with the fastest and the slowest, ratios are the fastest peer's median over ours: above 1 longshort is faster. What it
+**loses** is bold. *First calls* are the turns' first, ours in ms and the ratio: they find the caches as the others
+left them, which costs a short call most. A machine that others use too moves such ratios by 10 to 20 %; one that
+others keep busy makes them worthless, above all for short calls on as many threads as there are cores. Before a case
+is timed, its answers are compared with each peer's: *differ* is the largest difference, relative to the largest
+value. A peer is left out of a case, and named there, where a call takes over 10 s, or over 1 s and four times the
+fastest peer's.
 
 *Of the limit* is the rate of our matrix products over the fastest this machine was seen to do, torch's or the core's.
 Counted are the products alone: of a layer, `2 B T 4 D (D + D / heads)` forward; backward the input's once more and the

@@ -229,8 +229,8 @@ def mlstm(
     shapes = [(B, N, K, V), (B, N, K), (B, N)]
     start = start_state(state, MLSTMState, mlstm_start, (B, N, K, V), shapes, dtype, q.device)
     inputs = [q, k, v, i_pre, f_pre]
-    if T == 1 and lengths is None and reset is None and type(state) is MLSTMState:
-        done = None if WATCHING.lists or not straight(kernel, ()) else native.mlstm_step(*inputs, state, eps)
+    if T == 1 and lengths is None and reset is None:
+        done = mlstm_at_once(q, k, v, i_pre, f_pre, state, eps, kernel)
         if done is not None:
             return done
     return drive("mlstm", inputs, {}, start, lengths, reset, kernel, {"chunk_size": chunk_size, "eps": eps})
@@ -277,11 +277,18 @@ def mlstm_step(
     **options,
 ):
     """One time step of `mlstm`: the same arguments less T (and no lengths); returns h (B, N, V) and the state."""
-    if type(state) is MLSTMState and reset is None and not options and not WATCHING.lists and straight(kernel, ()):
-        done = native.mlstm_step(q, k, v, i_pre, f_pre, state, eps)
+    if reset is None and not options:
+        done = mlstm_at_once(q, k, v, i_pre, f_pre, state, eps, kernel)
         if done is not None:
             return done
     return one_step(mlstm, [q, k, v, i_pre, f_pre], state, reset=reset, eps=eps, kernel=kernel, **options)
+
+
+def mlstm_at_once(q, k, v, i_pre, f_pre, state, eps: float, kernel: str) -> tuple[Tensor, MLSTMState] | None:
+    """One step by the C++ core, which then is asked for nothing else; None where the long way round is needed."""
+    if type(state) is not MLSTMState or WATCHING.lists or not straight(kernel, ()):
+        return None
+    return native.mlstm_step(q, k, v, i_pre, f_pre, state, eps)
 
 
 # ---- looking on ------------------------------------------------------------------------------------------------------
