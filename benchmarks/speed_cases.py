@@ -146,6 +146,19 @@ def layers(quick: bool) -> Iterator[Case]:
                 yield case
 
 
+def layer_steps(quick: bool) -> Iterator[Case]:
+    """A layer's state in and out, a step a call, as an agent or a stream runs it."""
+    for D, B in list(itertools.product((128, 512), (1, 16)))[: 1 if quick else None]:
+        x, theirs = torch.randn(B, 1, D), nn.LSTM(D, D, batch_first=True)
+        for ours in (longshort.LSTM.from_torch(theirs), longshort.sLSTM(D, D, num_heads=HEADS, batch_first=True)):
+            calls = [without_gradients(each, x, each(x)[1]) for each in (ours, theirs)]
+            case = Case("layer-step", f"{type(ours).__name__}, D {D}, B {B}, T 1, forward", calls[0],
+                        {"nn.LSTM": calls[1]}, block=200)  # fmt: skip
+            if isinstance(ours, longshort.LSTM):
+                case.same = {"nn.LSTM": functools.partial(outputs_apart, *calls)}
+            yield case
+
+
 def outputs_apart(ours: Callable, theirs: Callable) -> float:
     return apart(theirs()[0], ours()[0])
 
@@ -304,6 +317,7 @@ def lengths(quick: bool) -> Iterator[Case]:
 GROUPS = {
     "slstm-cell": (slstm_cells, "The sLSTM cell, 4 heads"),
     "layers": (layers, "Layers beside `nn.LSTM`"),
+    "layer-step": (layer_steps, "One step of a layer beside `nn.LSTM`'s"),
     "mlstm": (mlstms, "The mLSTM, 4 heads, beside mlstm_kernels' native chunkwise kernels"),
     "mlstm-step": (steps, "One step of the mLSTM, 4 heads, beside mlstm_kernels' native recurrent step"),
     "length": (lengths, "Linear in time"),
