@@ -68,8 +68,8 @@ class Result:
     """The fastest and the slowest."""
     theirs: dict[str, float]
     their_spread: dict[str, tuple[float, float]]
-    first: float
-    """Median seconds of a turn's first call."""
+    first: float | None
+    """Median seconds of a turn's first call; None where calls are not timed one by one."""
     their_first: dict[str, float]
     rounds: int
     left_out: dict[str, str]
@@ -94,7 +94,9 @@ class Result:
     @property
     def first_ratio(self) -> float | None:
         """The fastest of their first calls over ours; None where nobody is timed but us, or a turn is one call."""
-        return min(self.their_first.values()) / self.first if self.their_first and self.first < SHORT else None
+        if self.first is None or self.first >= SHORT or not self.their_first:
+            return None
+        return min(self.their_first.values()) / self.first
 
     @property
     def lost(self) -> bool:
@@ -194,7 +196,7 @@ def run(case: Case, limits: Limits, budget: float) -> Result:
     medians = {name: statistics.median(x.again for x in each) for name, each in turns.items()}
     first = {name: statistics.median(x.first for x in each) for name, each in turns.items()}
     spread = {name: (min(x.again for x in each), max(x.again for x in each)) for name, each in turns.items()}
-    ours, rounds = medians.pop(""), len(turns[""])
+    ours, rounds, our_first = medians.pop(""), len(turns[""]), first.pop("")
     best = min(medians, key=medians.__getitem__, default=None)
     share, limit = None, None
     if case.operations:
@@ -202,7 +204,8 @@ def run(case: Case, limits: Limits, budget: float) -> Result:
     elif case.moved:
         share, limit = case.moved / ours / limits.copying, "copying"
     return Result(
-        case.group, case.work, ours, spread.pop(""), medians, spread, first.pop(""), first, rounds, left_out,
+        case.group, case.work, ours, spread.pop(""), medians, spread, our_first if case.block == 1 else None,
+        first, rounds, left_out,
         medians[best] / ours if best else None, best, case.aim, case.wish, differ, not_compared, share, limit,
         case.share, case.steps, case.kept() if case.kept else None,
     )  # fmt: skip

@@ -229,8 +229,8 @@ def mlstm(
     shapes = [(B, N, K, V), (B, N, K), (B, N)]
     start = start_state(state, MLSTMState, mlstm_start, (B, N, K, V), shapes, dtype, q.device)
     inputs = [q, k, v, i_pre, f_pre]
-    if T == 1 and lengths is None and reset is None:
-        done = mlstm_at_once(q, k, v, i_pre, f_pre, state, eps, kernel)
+    if lengths is None and reset is None and at_once(state, kernel) and T == 1:
+        done = native.mlstm_step(q, k, v, i_pre, f_pre, state, eps, time=(1,))
         if done is not None:
             return done
     return drive("mlstm", inputs, {}, start, lengths, reset, kernel, {"chunk_size": chunk_size, "eps": eps})
@@ -277,18 +277,16 @@ def mlstm_step(
     **options,
 ):
     """One time step of `mlstm`: the same arguments less T (and no lengths); returns h (B, N, V) and the state."""
-    if reset is None and not options:
-        done = mlstm_at_once(q, k, v, i_pre, f_pre, state, eps, kernel)
+    if reset is None and not options and at_once(state, kernel):
+        done = native.mlstm_step(q, k, v, i_pre, f_pre, state, eps)
         if done is not None:
             return done
     return one_step(mlstm, [q, k, v, i_pre, f_pre], state, reset=reset, eps=eps, kernel=kernel, **options)
 
 
-def mlstm_at_once(q, k, v, i_pre, f_pre, state, eps: float, kernel: str) -> tuple[Tensor, MLSTMState] | None:
-    """One step by the C++ core, which then is asked for nothing else; None where the long way round is needed."""
-    if type(state) is not MLSTMState or WATCHING.lists or not straight(kernel, ()):
-        return None
-    return native.mlstm_step(q, k, v, i_pre, f_pre, state, eps)
+def at_once(state: Any, kernel: str) -> bool:
+    """Whether one step of an mLSTM may go straight to the C++ core, as far as the tensors allow."""
+    return type(state) is MLSTMState and straight(kernel, ()) and not watchers()
 
 
 # ---- looking on ------------------------------------------------------------------------------------------------------
@@ -357,9 +355,9 @@ def note(**sequences: Float[Tensor, "B T N ..."]) -> None:
 def drive(cell: str, inputs: list[Tensor], weights: dict, state, lengths, reset, kernel: str, options: dict):
     """Check what every door takes, and run the cell: at once, or as one operator where a program is being recorded."""
     B, T = inputs[0].shape[:2]
-    if lengths is None and reset is None and not WATCHING.lists:
+    if lengths is None and reset is None:
         fields = () if isinstance(state, Empty) else state
-        if straight(kernel, (*inputs, *weights.values(), *fields)):
+        if straight(kernel, (*inputs, *weights.values(), *fields)) and not watchers():
             return KERNELS[cell]["native"].implementation(*inputs, **weights, state=state, **options)
     lengths, reset = check_lengths(lengths, B, T, inputs[0].device), check_reset(reset, (B, T), "(B, T)")
     call: Callable = run_cell

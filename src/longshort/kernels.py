@@ -162,7 +162,7 @@ def all_float32(*tensors: Tensor | None) -> bool:
 
 
 def straight(kernel: str, tensors: Iterable[Tensor | None]) -> bool:
-    """Whether a call of these tensors goes to the C++ core whatever else is asked: then it can go there at once."""
+    """Whether a call goes to the C++ core, as far as these tensors tell: it then need not be asked anything else."""
     if kernel not in ("auto", "native") or recording() or under_transform() or seen_by_a_mode() or core.missing():
         return False
     for x in tensors:

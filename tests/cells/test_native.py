@@ -15,6 +15,7 @@ import torch
 from problems import LENGTHS, TOLERANCE, assert_same, everything, exact, kept_for_backward, raw
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+import longshort
 from longshort import checking, functional, kernels
 from longshort.cells import core, native
 from longshort.cells.loop import Empty
@@ -255,7 +256,7 @@ def test_mlstm_step_at_once_equals_the_sequence_of_one(B, N, K, V, variant):
     assert_same({"h": h, **last._asdict()}, {"h": want, **end._asdict()}, F32)
     assert all(torch.equal(a, b) for a, b in zip(state, before, strict=True))
     sequence = [x[:, None] for x in (q, k, v, i, f)]
-    assert native.mlstm_step(*sequence, state, 1e-6) is not None
+    assert native.mlstm_step(*sequence, state, 1e-6, time=(1,)) is not None
     same, also = functional.mlstm(*sequence, state, eps=1e-6)
     for a, b in zip((same[:, 0], *also), (h, *last), strict=True):
         assert torch.equal(a, b)
@@ -275,14 +276,59 @@ def test_mlstm_step_goes_the_long_way_round_where_it_must():
             functional.mlstm_step(q, q, q, gate, gate, bad)
     with pytest.raises(ValueError, match=r"k must be \(B, T, N, K\)"):
         functional.mlstm_step(q, q[:1], q, gate, gate, state)
+    with pytest.raises(ValueError, match=r"q must be \(B, T, N, K\)"):
+        functional.mlstm_step(*(x[:, None] for x in (q, q, q, gate, gate)), state)
     assert functional.mlstm_step(q.clone().requires_grad_(), q, q, gate, gate, state)[0].requires_grad
+
+
+def test_the_core_runs_after_it_was_first_imported_where_nothing_is_real():
+    code = """
+import longshort, torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+with FakeTensorMode():
+    longshort.LSTM(3, 4)
+layer, x = longshort.LSTM(3, 4, batch_first=True), torch.randn(2, 5, 3)
+assert torch.allclose(layer(x)[0], layer.double()(x.double())[0].float(), atol=1e-6)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_mlstm_is_exported_with_a_length_that_data_decide():
+    class Cut(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = longshort.mLSTM(4, 6, num_heads=2, batch_first=True)
+
+        def forward(self, x, n):
+            steps = n.item()
+            torch._check(steps >= 1)
+            torch._check(steps <= x.shape[1])
+            return self.layer(x[:, :steps])[0]
+
+    module, x = Cut(), torch.randn(2, 5, 4)
+    program = torch.export.export(module, (x, torch.tensor(3)))
+    for steps in (1, 4):
+        torch.testing.assert_close(program.module()(x, torch.tensor(steps)), module.layer(x[:, :steps])[0])
+
+
+def test_states_kept_past_the_caches_are_read_back():
+    T, each = 1100, 2 * 64 * 64
+    assert T // 8 * each > core.LARGE // 4 * 2  # numbers kept, over the core's own LARGE
+    q, k, v = torch.randn(3, 1, T, 2, 64, requires_grad=True)
+    gates = torch.randn(2, 1, T, 2)
+    answers = []
+    for dtype in (torch.float32, torch.float64):
+        given = [x.detach().to(dtype).requires_grad_() for x in (q, k, v, gates[0], gates[1] + 2)]
+        h = mlstm(*given, chunk_size=8)[0]
+        answers.append(dict(zip(("h", *"qkvif"), (h, *torch.autograd.grad(h.sum(), given)), strict=True)))
+    assert_same(*answers, 10 * F32)
 
 
 class Other(torch.Tensor):
     """A kind of tensor that the core knows nothing of."""
 
 
-def test_only_calls_that_end_in_the_core_go_straight_there():
+def test_only_calls_that_end_in_the_core_go_straight_there(monkeypatch):
     x, R = torch.randn(2, 3, 4, 1, 5), torch.randn(4, 1, 5, 5)
     assert kernels.straight("auto", (x, R, None, torch.nn.Parameter(x)))
     for other in (x.double(), x[:0], x.as_subclass(Other), x.to("meta")):
@@ -294,8 +340,10 @@ def test_only_calls_that_end_in_the_core_go_straight_there():
     with FakeTensorMode():
         assert not kernels.straight("auto", (x,))
     torch.vmap(lambda x: x if not kernels.straight("auto", ()) else 1 / 0)(x)
+    monkeypatch.setattr(functional, "run_cell", None)  # the longer way
     h, last = lstm(x, R)
-    same, also = lstm(x, R, lengths=[3, 3])  # does not go straight
+    monkeypatch.undo()
+    same, also = lstm(x, R, lengths=[3, 3])
     for a, b in zip((h, *last), (same, *also), strict=True):
         assert torch.equal(a, b)
 

@@ -35,6 +35,24 @@ def test_conv_steps_equal_the_sequence(dtype, autocast):
     assert torch.equal(window, end)
 
 
+def test_conv_has_a_shape_on_any_device_and_takes_one_dtype():
+    conv = CausalConv(4, 3)
+    for T in (1, 2):
+        assert CausalConv(4, 3).to("meta")(torch.empty(2, T, 4, device="meta"))[0].shape == (2, T, 4)
+        with pytest.raises(RuntimeError, match="type"):
+            conv(torch.zeros(2, T, 4, dtype=torch.float64))
+
+
+@pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("width", [1, 3])
+def test_conv_traced_with_one_step_runs_with_more(width):
+    conv = CausalConv(4, width)
+    traced = torch.jit.trace(conv, torch.randn(2, 1, 4))
+    x = torch.randn(2, 5, 4)
+    for got, want in zip(traced(x), conv(x), strict=True):
+        torch.testing.assert_close(got, want)
+
+
 @pytest.mark.parametrize("width", [1, 2, 4])
 def test_conv_with_every_step_reset_sees_the_present_alone(width):
     conv, x = CausalConv(3, width).double(), torch.randn(2, 5, 3).double()

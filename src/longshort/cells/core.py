@@ -236,14 +236,17 @@ class Mappings:
 MAPPINGS = Mappings() if hasattr(mmap, "MAP_ANONYMOUS") else None
 
 
-PATTERN = torch.empty(0, dtype=torch.float32, device="cpu")  # to say so anew takes twice the time
+@cache
+def pattern() -> Tensor:
+    """What small tensors are made like. Not made at import: a mode that lets nothing be real may be on then."""
+    return torch.empty(0, dtype=torch.float32, device="cpu")
 
 
 def room(*shape: int) -> Tensor:
     """An uninitialised float32 tensor."""
     numbers = math.prod(shape)
     if 4 * numbers < LARGE or MAPPINGS is None:
-        return PATTERN.new_empty(*shape)
+        return pattern().new_empty(shape)
     flat = torch.frombuffer(MAPPINGS.lease(4 * numbers), dtype=torch.float32, count=numbers)
     # No view: what an autograd.Function gives must not be one, to be written to later.
     return flat if len(shape) == 1 else flat.resize_(shape)

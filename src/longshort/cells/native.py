@@ -374,8 +374,10 @@ def mlstm(
     return h, MLSTMState(*last)
 
 
-def mlstm_step(q, k, v, i_pre, f_pre, state: MLSTMState, eps: float) -> tuple[Tensor, MLSTMState] | None:
-    """One step without gradients of plain tensors that fit, (B, N, ...) or (B, 1, N, ...); None where that will not do.
+def mlstm_step(
+    q, k, v, i_pre, f_pre, state: MLSTMState, eps: float, time: tuple[int, ...] = ()
+) -> tuple[Tensor, MLSTMState] | None:
+    """One step without gradients of plain tensors that fit, (B, *time, N, ...), time (1,) or none; None if it cannot.
 
     The step itself takes two microseconds: what every tensor is asked is asked once, here.
     """
@@ -391,7 +393,7 @@ def mlstm_step(q, k, v, i_pre, f_pre, state: MLSTMState, eps: float) -> tuple[Te
     if C.dim() != 4:
         return None
     B, N, K, V = C.shape
-    rows = (B, N) if i_pre.dim() == 2 else (B, 1, N)
+    rows = (B, *time, N)
     keys = (*rows, K)
     if not (q.shape == keys and k.shape == keys and v.shape == (*rows, V) and i_pre.shape == rows == f_pre.shape):
         return None

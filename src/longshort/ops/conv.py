@@ -60,11 +60,20 @@ class CausalConv(nn.Module):
 
     def _whole(self, seen: Tensor) -> Tensor:
         """The convolution of one unbroken piece."""
-        exact = seen.dtype in (torch.float32, torch.float64) and not torch.is_autocast_enabled(seen.device.type)
-        if exact and seen.shape[1] == self.width:  # one step: torch's convolution takes ten times as long
+        if self._is_step(seen):
             return (seen * self.weight[:, 0].t()).sum(1, keepdim=True) + self.bias
         y = F.conv1d(seen.transpose(1, 2), self.weight, self.bias, groups=self.weight.shape[0])
         return y.transpose(1, 2)
+
+    def _is_step(self, seen: Tensor) -> bool:
+        """Whether it is one step on the CPU, for which torch's convolution takes long, and nobody records."""
+        if torch.compiler.is_compiling() or torch.jit.is_tracing():  # type: ignore[attr-defined]
+            return False
+        if seen.device.type != "cpu":
+            return False
+        if seen.dtype is not self.weight.dtype or seen.dtype not in (torch.float32, torch.float64):
+            return False  # to be refused, or summed in more bits than its own
+        return seen.shape[1] == self.width and not torch.is_autocast_enabled("cpu")
 
     def _in_pieces(self, seen: Tensor, piece: Tensor, T: int) -> Tensor:
         """The convolution where a step sees only its own piece."""
@@ -75,8 +84,8 @@ class CausalConv(nn.Module):
         )
         return sum(taps, start=self.bias)
 
-    def _window(self, seen: Tensor, lengths: Tensor | None, T: int) -> Tensor:
-        """The last width - 1 entries of `seen` before each row's end."""
+    def _window(self, seen: Tensor, lengths: Tensor | None, T) -> Tensor:
+        """The last width - 1 entries of `seen` before each row's end. T may be one that `torch.jit.trace` follows."""
         if lengths is None:
             return seen[:, T:]
         index = lengths[:, None] + torch.arange(self.width - 1, device=seen.device)

@@ -231,31 +231,30 @@ template <class Cell> struct Forward : Layout<Cell> {
                 for (int v = 0; v < NV; v++) __builtin_prefetch(x + v % Cell::G * s.x_g + v / Cell::G * W);
             });
         } else {
-            for (int r = 0; r < MR; r++) dots(sum[r], it.n, j0, h + r * deep);
+            for (int v = 0; v < NV; v++)
+                for (int r = 0; r < MR; r++) sum[r][v] += dots(v, it.n, j0, h + r * deep);
         }
     }
 
-    // R h without packing, as long dot products: for a step or two, packing would cost more.
-    void dots(V* sum, int64_t n, int64_t j0, const float* h) const {
-        for (int v = 0; v < NV; v++) {
-            const int64_t j = j0 + v / Cell::G * W, lanes = least(W, s.H - j);
-            if (lanes <= 0) continue;
-            const float* R = s.R + ((v % Cell::G * s.N + n) * s.H + j) * s.P;
-            V part[W] = {};
-            int64_t k = 0;
-            if (lanes == W)
-                for (; k + W <= s.P; k += W) {
-                    const V hk = load(h + k);
-                    for (int lane = 0; lane < W; lane++) part[lane] += load(R + lane * s.P + k) * hk;
-                }
-            else
-                for (; k + W <= s.P; k += W)
-                    for (int lane = 0; lane < lanes; lane++) part[lane] += load(R + lane * s.P + k) * load(h + k);
-            if (k < s.P)
-                for (int lane = 0; lane < lanes; lane++)
-                    part[lane] += load_some(R + lane * s.P + k, s.P - k) * load_some(h + k, s.P - k);
-            sum[v] += sums(part);
-        }
+    // A vector of R h without packing, as long dot products: for a step or two, packing would cost more.
+    V dots(int v, int64_t n, int64_t j0, const float* h) const {
+        const int64_t j = j0 + v / Cell::G * W, lanes = least(W, s.H - j);
+        if (lanes <= 0) return V{};
+        const float* R = s.R + ((v % Cell::G * s.N + n) * s.H + j) * s.P;
+        V part[W] = {};
+        int64_t k = 0;
+        if (lanes == W)
+            for (; k + W <= s.P; k += W) {
+                const V hk = load(h + k);
+                for (int lane = 0; lane < W; lane++) part[lane] += load(R + lane * s.P + k) * hk;
+            }
+        else
+            for (; k + W <= s.P; k += W)
+                for (int lane = 0; lane < lanes; lane++) part[lane] += load(R + lane * s.P + k) * load(h + k);
+        if (k < s.P)
+            for (int lane = 0; lane < lanes; lane++)
+                part[lane] += load_some(R + lane * s.P + k, s.P - k) * load_some(h + k, s.P - k);
+        return sums(part);
     }
 
     // The gates of one row's W units, and where everything goes.
