@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -284,7 +284,7 @@ def mlstm_step(
     return one_step(mlstm, [q, k, v, i_pre, f_pre], state, reset=reset, eps=eps, kernel=kernel, **options)
 
 
-def at_once(state: Any, kernel: str) -> bool:
+def at_once(state: Any, kernel: str) -> TypeGuard[MLSTMState]:
     """Whether one step of an mLSTM may go straight to the C++ core, as far as the tensors allow."""
     return type(state) is MLSTMState and straight(kernel, ()) and not watchers()
 
