@@ -374,7 +374,7 @@ struct Chunk {
     static constexpr int COLUMNS = ROWS == 6 ? 16 : 8;  // vectors, whose sums registers hold
     template <int vectors>
     ALWAYS void step_columns(int64_t task, int64_t j, int64_t lanes, float f, float i, float part, const float* k,
-                      const float* v, const float* q) const {
+                             const float* v, const float* q) const {
         const float* from = s.C0 + task * s.K * s.V + j;
         float* to = s.C + task * s.K * s.V + j;
         V num[vectors] = {}, value[vectors];
