@@ -13,7 +13,7 @@ from longshort.cells.lstm import GATES, LSTMState
 from longshort.cells.rnn import NONLINEARITIES, RNNState
 from longshort.functional import gru, lstm, one_of, rnn
 from longshort.kernels import check_name
-from longshort.layers.frame import Layer, in_heads
+from longshort.layers.frame import Layer
 from longshort.shapes import Float
 
 
@@ -66,18 +66,17 @@ class TorchLayer(Layer):
 
     def recurrent(self, w: dict[str, Tensor]) -> Float[Tensor, "G N H P"]:
         """`weight_hh`, gates and heads apart."""
-        rows, head = w["weight_hh"].shape
-        return w["weight_hh"].view(self.gates, self.num_heads, rows // (self.gates * self.num_heads), head)
+        return w["weight_hh"].unflatten(0, (self.gates, self.num_heads, -1))
 
     def x_pre(self, w: dict[str, Tensor], x: Float[Tensor, "B T D"], bias: Tensor | None) -> Float[Tensor, "B T G N H"]:
         """What the input gives each gate of each head."""
-        return in_heads(self.linear(x, w["weight_ih"], bias), self.gates, self.num_heads)
+        return self.linear(x, w["weight_ih"], bias).unflatten(-1, (self.gates, self.num_heads, -1))
 
     def both_biases(self, w: dict[str, Tensor]) -> Tensor | None:
         return w["bias_ih"] + w["bias_hh"] if self.bias else None
 
     def heads(self, x: Float[Tensor, "B D"]) -> Float[Tensor, "B N H"]:
-        return in_heads(x, self.num_heads)
+        return x.unflatten(-1, (self.num_heads, -1))
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:

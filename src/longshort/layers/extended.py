@@ -11,7 +11,7 @@ from longshort.cells.mlstm import MLSTMState
 from longshort.cells.slstm import FORGET, SLSTMState
 from longshort.functional import mlstm, note, one_of, slstm, watchers
 from longshort.kernels import check_name
-from longshort.layers.frame import Layer, does_not_split, in_heads, last_of, whole_number
+from longshort.layers.frame import Layer, does_not_split, last_of, whole_number
 from longshort.ops.norm import head_norm
 from longshort.shapes import Float
 
@@ -80,8 +80,8 @@ class sLSTM(Layer):
 
     def run(self, w, x, state, lengths, reset):
         N = self.num_heads
-        x_pre = in_heads(self.linear(x, w["weight_ih"], w.get("bias")), 4, N)
-        start = None if state is None else SLSTMState(*(in_heads(each, N) for each in state))
+        x_pre = self.linear(x, w["weight_ih"], w.get("bias")).unflatten(-1, (4, N, -1))
+        start = None if state is None else SLSTMState(*(each.unflatten(-1, (N, -1)) for each in state))
         h, last = slstm(
             x_pre, w["weight_hh"], start, forget=self.forget, lengths=lengths, reset=reset, kernel=self.kernel
         )
@@ -197,7 +197,7 @@ class mLSTM(Layer):
 
     def run(self, w, x, state, lengths, reset):
         q, k, v, i_pre, f_pre, o_pre = self.linear(x, w["weight_ih"], w.get("bias")).split(self.rows, -1)
-        q, k, v = (in_heads(each, self.num_heads) for each in (q, k, v))
+        q, k, v = (each.unflatten(-1, (self.num_heads, -1)) for each in (q, k, v))
         start = None if state is None else MLSTMState(state.C, state.n, state.m)
         h, last = mlstm(
             q, k, v, i_pre, f_pre, start,
@@ -208,6 +208,6 @@ class mLSTM(Layer):
         o = torch.sigmoid(o_pre)
         y = o * h.flatten(-2)
         if watchers():
-            note(**{name: in_heads(x, self.num_heads) for name, x in dict(o_pre=o_pre, o=o, y=y).items()})
+            note(**{name: x.unflatten(-1, (self.num_heads, -1)) for name, x in dict(o_pre=o_pre, o=o, y=y).items()})
         before = last.C.new_zeros(y.shape[0], y.shape[-1]) if state is None else state.h.to(last.C.dtype)
         return y, MLSTMLayerState(last_of(y, before, lengths), *last)

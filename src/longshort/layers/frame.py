@@ -3,7 +3,6 @@
 `Layer` is the frame around one `run` over (B, T, input).
 """
 
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -28,12 +27,6 @@ def does_not_split(name: str, width: int, num_heads: int) -> str:
     """What is wrong, and the numbers of heads that would be right."""
     heads = ", ".join(str(n) for n in range(1, width + 1) if width % n == 0)
     return f"{name}={width} does not split over num_heads={num_heads}; heads that divide it: {heads}"
-
-
-def in_heads(x: Float[Tensor, "... D"], *parts: int) -> Tensor:
-    """The last axis as `parts` (gates, heads) of even width. (`unflatten` takes three times as long.)"""
-    *lead, D = x.shape
-    return x.view(*lead, *parts, D // math.prod(parts))
 
 
 class Part(NamedTuple):
