@@ -94,6 +94,13 @@ def test_every_batch_gives_the_reference_s_answer_on_any_threads(form, B, thread
         assert_same(everything(p), want, F32)
 
 
+@pytest.mark.parametrize("form", [form for form in CELLS if not form.startswith("mlstm")])
+def test_a_few_rows_that_read_r_as_it_lies_give_the_reference_s_answer(form, variant):
+    for B, H in product((1, 2, 3, 4, 5, 6, 7, 16), (5, 16, 33)):
+        p = native_problem(form, T=1, B=B, N=2, H=H)
+        assert_same(everything(p), everything(exact(p)), F32)
+
+
 @pytest.mark.parametrize(("what", "count"), list(product(["lengths", "reset", "lengths, reset"], [1, 2, 3])))
 @pytest.mark.parametrize("form", CELLS)
 def test_lengths_and_resets_give_the_reference_s_answer(form, what, count, variant, threads):

@@ -275,6 +275,7 @@ def linear(x: Float[Tensor, "... K"], weight: Float[Tensor, "N K"], bias: Float[
 
 SHORT_CHUNK, LONGEST_CHUNK = 32, 256
 NO_BACKWARD = (0,) * 14  # the fields of `MEMORY` from `saved` on
+FLOAT = torch.float32  # asked of every tensor of a step: looked up once
 
 
 def memory_forward(L: int, eps: float, lengths, reset, keep: bool, q, k, v, i_pre, f_pre, *state: Tensor):
@@ -382,25 +383,21 @@ def mlstm_step(
     The step itself takes two microseconds: what every tensor is asked is asked once, here.
     """
     C, n, m = state
-    grads = torch.is_grad_enabled()
-    for x in (q, k, v, i_pre, f_pre, C, n, m):
-        if type(x) is not Tensor or x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous():
+    tensors = q, k, v, i_pre, f_pre, C, n, m
+    for x in tensors:
+        if type(x) is not Tensor or x.dtype is not FLOAT or not x.is_cpu or not x.is_contiguous() or x.is_neg():
             return None
-        if x.is_neg():
-            return None
-        if grads and x.requires_grad:
-            return None
-    if C.dim() != 4:
+    if C.dim() != 4 or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
         return None
     B, N, K, V = C.shape
-    rows = (B, *time, N)
+    rows, size = (B, *time, N), B * N * K * V
     keys = (*rows, K)
-    if not (q.shape == keys and k.shape == keys and v.shape == (*rows, V) and i_pre.shape == rows == f_pre.shape):
+    if q.shape != keys or k.shape != keys or v.shape != (*rows, V) or i_pre.shape != rows or f_pre.shape != rows:
         return None
-    if not (n.shape == (B, N, K) and m.shape == (B, N) and B * N * K * V):
+    if n.shape != (B, N, K) or m.shape != (B, N) or not size:
         return None
     h, n1, m1 = torch.empty_like(v), torch.empty_like(n), torch.empty_like(m)
-    C1 = torch.empty_like(C) if B * N * K * V < LARGE // 4 else room(B, N, K, V)
+    C1 = torch.empty_like(C) if 4 * size < LARGE else room(B, N, K, V)
     call = MEMORY.pack(
         B, 1, N, K, V, threads(), 1, eps, 0,
         q.data_ptr(), k.data_ptr(), v.data_ptr(), i_pre.data_ptr(), f_pre.data_ptr(),

@@ -84,6 +84,14 @@ template <class Cell> struct Layout {
             while (rows && length(row_of(group, rows - 1)) <= t) rows--;
         return rows;
     }
+    // What a team lays out, each piece once: f(head, i) for i in `range`, of which all groups of a head take their part.
+    // What nobody else reads then lies in the cache of the thread that will.
+    template <class F> void shared(int64_t team, Range range, F f) const {
+        for (int64_t item = team; item < plan.items; item += plan.teams) {
+            const Range mine = part(range.end - range.begin, item % plan.groups, plan.groups);
+            for (int64_t i = mine.begin; i < mine.end; i++) f(item / plan.groups, range.begin + i);
+        }
+    }
     bool resets(int64_t b, int64_t t) const { return s.reset && s.reset[b * s.T + t]; }
     const float* x_pre(int64_t b, int64_t t, int64_t n) const { return s.x_pre + b * s.x_b + t * s.x_t + n * s.x_n; }
     int64_t at(int64_t b, int64_t t, int64_t n) const { return ((b * s.T + t) * s.N + n) * s.P; }
@@ -231,30 +239,14 @@ template <class Cell> struct Forward : Layout<Cell> {
                 for (int v = 0; v < NV; v++) __builtin_prefetch(x + v % Cell::G * s.x_g + v / Cell::G * W);
             });
         } else {
-            for (int v = 0; v < NV; v++)
-                for (int r = 0; r < MR; r++) sum[r][v] += dots(v, it.n, j0, h + r * deep);
-        }
-    }
-
-    // A vector of R h without packing, as long dot products: for a step or two, packing would cost more.
-    V dots(int v, int64_t n, int64_t j0, const float* h) const {
-        const int64_t j = j0 + v / Cell::G * W, lanes = least(W, s.H - j);
-        if (lanes <= 0) return V{};
-        const float* R = s.R + ((v % Cell::G * s.N + n) * s.H + j) * s.P;
-        V part[W] = {};
-        int64_t k = 0;
-        if (lanes == W)
-            for (; k + W <= s.P; k += W) {
-                const V hk = load(h + k);
-                for (int lane = 0; lane < W; lane++) part[lane] += load(R + lane * s.P + k) * hk;
+            for (int v = 0; v < NV; v++) {
+                const int64_t j = j0 + v / Cell::G * W;
+                if (j >= s.H) continue;
+                V apiece[MR];
+                dots(s.R + ((v % Cell::G * s.N + it.n) * s.H + j) * s.P, s.P, s.H - j, s.P, h, deep, apiece);
+                for (int r = 0; r < MR; r++) sum[r][v] += apiece[r];
             }
-        else
-            for (; k + W <= s.P; k += W)
-                for (int lane = 0; lane < lanes; lane++) part[lane] += load(R + lane * s.P + k) * load(h + k);
-        if (k < s.P)
-            for (int lane = 0; lane < lanes; lane++)
-                part[lane] += load_some(R + lane * s.P + k, s.P - k) * load_some(h + k, s.P - k);
-        return sums(part);
+        }
     }
 
     // The gates of one row's W units, and where everything goes.
@@ -324,21 +316,17 @@ template <class Cell> struct Forward : Layout<Cell> {
     }
 
     void run(int64_t thread, int64_t threads) const {
-        if (this->packed) {
-            const Range mine = part(s.N * this->blocks, thread, threads);
-            for (int64_t i = mine.begin; i < mine.end; i++) pack(i / this->blocks, i % this->blocks);
-            if (projection) {
-                const Range panels = part(s.N * this->outputs, thread, threads);
-                for (int64_t i = panels.begin; i < panels.end; i++) pack_projection(i / this->outputs, i % this->outputs);
-            }
-            wait_at(this->barriers, (int32_t)threads);
-        }
         const int64_t team = thread / plan.team, lane = thread % plan.team;
         Barrier* meet = this->barriers + 1 + team;
         const Range blocks = part(this->blocks, lane, plan.team);
         const Range units = {blocks.begin * Cell::BESIDE * W, least(width, blocks.end * Cell::BESIDE * W)};
         const Range panels = part(this->outputs, lane, plan.team);
         const Range outputs = projection ? Range{panels.begin * W, panels.end * W} : units;
+        if (this->packed) {
+            this->shared(team, blocks, [&](int64_t n, int64_t i) { pack(n, i); });
+            if (projection) this->shared(team, panels, [&](int64_t n, int64_t i) { pack_projection(n, i); });
+            wait_at(this->barriers, (int32_t)threads);
+        }
         for (int64_t i = team; i < plan.items; i += plan.teams) begin(item(i), units, outputs);
         if (plan.team > 1) wait_at(meet, (int32_t)plan.team);
         const int64_t stride = plan.together ? plan.items : plan.teams;
@@ -501,16 +489,12 @@ template <class Cell> struct Backward : Layout<Cell> {
     }
 
     void run(int64_t thread, int64_t threads) const {
-        const Range mine = part(s.N * this->outputs, thread, threads);
-        for (int64_t i = mine.begin; i < mine.end; i++) pack(i / this->outputs, i % this->outputs);
-        if (projection) {
-            const Range panels = part(s.N * this->tiles, thread, threads);
-            for (int64_t i = panels.begin; i < panels.end; i++) pack_projection(i / this->tiles, i % this->tiles);
-        }
         const int64_t team = thread / plan.team, lane = thread % plan.team;
         Barrier* meet = this->barriers + 1 + team;
         const Range tiles = part(this->tiles, lane, plan.team), panels = part(this->outputs, lane, plan.team);
         const Range units = {tiles.begin * W, tiles.end * W}, outputs = {panels.begin * W, panels.end * W};
+        this->shared(team, panels, [&](int64_t n, int64_t i) { pack(n, i); });
+        if (projection) this->shared(team, tiles, [&](int64_t n, int64_t i) { pack_projection(n, i); });
         for (int64_t i = team; i < plan.items; i += plan.teams) begin(item(i), units, outputs);
         wait_at(this->barriers, (int32_t)threads);
         const int64_t stride = plan.together ? plan.items : plan.teams;

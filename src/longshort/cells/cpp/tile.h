@@ -104,10 +104,10 @@ template <int most, class F> inline void with_known(int64_t n, F f) {
     f(Known<most>());
 }
 
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t whole(int64_t width) { return ceil_div(width, W) * W; }
 inline int64_t to16(int64_t width) { return ceil_div(width, 16) * 16; }
-inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 inline int64_t most_of(int64_t a, int64_t b) { return a > b ? a : b; }
 inline float* align(float* p) { return (float*)(((uintptr_t)p + 63) / 64 * 64); }
 
@@ -140,6 +140,38 @@ inline void product(int64_t rows, int64_t width, int64_t K, const float* A, cons
         tile<height.value, beside.value>(K, A + row * s.a_row, B + column / W * s.b_panel, {x, start.row},
                                          C + row * s.c_row + column, s, width - column, past);
     }, backwards);
+}
+
+// x w^T for MR rows of x and W rows of w (of the last, `lanes`; 0 beyond) without packing: a few rows of x are not worth
+// it. As many rows of w and x at a time as there are registers for their sums.
+template <int MR>
+ALWAYS void dots(const float* w, int64_t w_row, int64_t lanes, int64_t K, const float* x, int64_t x_row, V (&to)[MR]) {
+    constexpr int BESIDE = W / 2, DEEP = ceil_div(MR, ceil_div(MR, ceil_div(ROWS, 2)));
+    V half[MR][2];
+    for (int side = 0; side < 2; side++) {
+        const float* line[BESIDE];
+        UNROLL for (int j = 0; j < BESIDE; j++) line[j] = w + least(side * BESIDE + j, lanes - 1) * w_row;
+        for (int r0 = 0; r0 < MR; r0 += DEEP) {
+            const int first = least(r0, MR - DEEP);  // a row may be summed twice
+            V part[DEEP][BESIDE] = {};
+            const auto add = [&](int64_t k, int64_t n) INLINED {
+                V a[DEEP];
+                UNROLL for (int r = 0; r < DEEP; r++) a[r] = load_some(x + (first + r) * x_row + k, n);
+                UNROLL for (int j = 0; j < BESIDE; j++) {
+                    const V b = load_some(line[j] + k, n);
+                    UNROLL for (int r = 0; r < DEEP; r++) part[r][j] += b * a[r];
+                }
+            };
+            int64_t k = 0;
+            for (; k + W <= K; k += W) add(k, W);
+            if (k < K) add(k, K - k);
+            UNROLL for (int r = 0; r < DEEP; r++) half[first + r][side] = Fold<BESIDE>::all(part[r]);
+        }
+    }
+    UNROLL for (int r = 0; r < MR; r++) {
+        to[r] = Fold<2>::all(half[r]);
+        if (lanes < W) to[r] = lane_numbers() < (int32_t)lanes ? to[r] : V{};
+    }
 }
 
 // The first W of some rows (or fewer, or none) as a panel: for each column W lanes, `to_row` apart, 0 where no row is.
