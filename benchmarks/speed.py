@@ -24,8 +24,8 @@ from timing import Result, run
 from longshort.cells import core
 from longshort.files import write_atomically, write_json, write_text
 
-MEDIAN_AIMS = {("slstm", "forward"): 1.7, ("slstm", "forward+backward"): 2.2,
-               ("lstm", "forward"): 1.1, ("lstm", "forward+backward"): 1.4}  # fmt: skip
+MEDIAN_AIMS = {("sLSTM", "forward"): 1.7, ("sLSTM", "forward+backward"): 2.2,
+               ("LSTM", "forward"): 1.1, ("LSTM", "forward+backward"): 1.4}  # fmt: skip
 PAGE = Path("docs/performance.md")  # what `make bench` writes
 LINEAR = 0.1  # how much the time per step may change with T
 
@@ -71,7 +71,11 @@ def say(result: Result) -> str:
 def medians(results: list[Result]) -> Iterator[tuple[str, bool]]:
     """What the layers' aims are about, and whether it is under its aim."""
     for (layer, direction), wanted in MEDIAN_AIMS.items():
-        ratios = [r.ratio for r in results if r.group == f"{layer}-layer" and r.work.endswith(f", {direction}")]
+        ratios = [
+            r.ratio
+            for r in results
+            if r.work.startswith(f"{layer}, ") and r.group == "layers" and r.work.endswith(f", {direction}")
+        ]
         if ratios:
             median = statistics.median(ratios)
             text = f"{layer} layer, {direction}: median {median:.2f} (aim {wanted:g}), least {min(ratios):.2f}"
@@ -107,10 +111,10 @@ value. A peer is left out of a case, and named there, where a call takes over 10
 fastest peer's.
 
 *Of the limit* is the rate of our matrix products over the fastest this machine was seen to do, torch's or the core's.
-Counted are the products alone: of a layer, `2 B T 4 D (D + D / heads)` forward; backward the input's once more and the
-recurrent one twice. Of the mLSTM, per chunk of L steps, `2 L² (K + V) / 2` within the chunk and `4 L K V` through C,
-with the L the core takes: 32 for heads of 64, else 64. A step of the mLSTM reads and writes C: its share is of what
-copying 256 MiB reaches, and passes 100 % where C stays in a cache."""
+Counted are the products alone: of a layer of G gates, `2 B T G D (D + D / heads)` forward; backward the input's once
+more and the recurrent one twice. Of the mLSTM, per chunk of L steps, `2 L² (K + V) / 2` within the chunk and `4 L K V`
+through C, with the L the core takes: 32 for heads of 64, else 64. A step of the mLSTM reads and writes C: its share is
+of what copying 256 MiB reaches, and passes 100 % where C stays in a cache."""
 
 
 def bold_if_lost(ratio: float) -> str:
@@ -164,7 +168,7 @@ def page(found: dict) -> str:
     results = [Result(**each) for each in found["results"]]
     lines = head(found, results)
     for name, (_, title) in GROUPS.items():
-        mine = [r for r in results if r.group == name or (name == "layers" and r.group.endswith("-layer"))]
+        mine = [r for r in results if r.group == name]
         if mine:
             lines += ["", f"## {title}", "", *table(mine)]
         said = {"layers": medians, "length": per_step}.get(name, lambda _: ())(mine)

@@ -32,14 +32,6 @@ def found(module: str, name: str) -> Any:
         return None
 
 
-def without_gradients(call: Callable, *args, **options) -> Callable[[], Any]:
-    def run():
-        with torch.no_grad():
-            return call(*args, **options)
-
-    return run
-
-
 def with_gradients(call: Callable[[], torch.Tensor], leaves: list[torch.Tensor], grad: torch.Tensor) -> Callable:
     return lambda: torch.autograd.grad(call(), leaves, grad)
 
@@ -98,7 +90,7 @@ def slstm_cells(quick: bool) -> Iterator[Case]:
         R = (torch.randn(4, HEADS, H, H) * H**-0.5 / 2).requires_grad_()
         grad, forward_operations = torch.randn(B, T, HEADS, H), 2.0 * B * T * 4 * HEADS * H * H
         ours = lambda x=x, R=R: functional.slstm(x, R, kernel="native")[0]  # noqa: E731
-        free, learning = without_gradients(ours), with_gradients(ours, [x, R], grad)
+        learning = with_gradients(ours, [x, R], grad)
         both = {"operations": 3 * forward_operations}  # R h, and backwards dh and dR
         shape = f"D {D}, B {B}, T {T}"
         peers, same = {}, {}
@@ -108,54 +100,72 @@ def slstm_cells(quick: bool) -> Iterator[Case]:
             same = {f"{name}, h": agreement(ours, {name: theirs})[name],
                     f"{name}, gradients": functools.partial(gradients_apart, learning, peers[name])}  # fmt: skip
         aim = 9.0 if B == 64 else 15.0
-        yield Case("slstm-cell", f"{shape}, forward+backward", learning, peers, aim, same, **both)
+        yield Case("slstm-cell", f"{shape}, forward+backward", learning, peers, aim, same, learns=True, **both)
         if D == 128 and B < 64 and (made := xlstm_slstm(x, R)):
             call, weight = made
-            peers, same = {"xlstm vanilla": without_gradients(call)}, agreement(ours, {"xlstm vanilla": call})
-            yield Case("slstm-cell", f"{shape}, forward", free, peers, 30.0, same, operations=forward_operations)
+            peers, same = {"xlstm vanilla": call}, agreement(ours, {"xlstm vanilla": call})
+            yield Case("slstm-cell", f"{shape}, forward", ours, peers, 30.0, same, operations=forward_operations)
             slow = {"xlstm vanilla": with_gradients(call, [x, weight], grad)}
-            yield Case("slstm-cell", f"{shape}, forward+backward", learning, slow, 100.0, same, **both)
+            yield Case("slstm-cell", f"{shape}, forward+backward", learning, slow, 100.0, same, learns=True, **both)
         else:
             share = 0.55 if (D, B) == (512, 64) else None
-            yield Case("slstm-cell", f"{shape}, forward", free, {}, operations=forward_operations, share=share)
+            yield Case("slstm-cell", f"{shape}, forward", ours, {}, operations=forward_operations, share=share)
 
 
-# ---- layers beside nn.LSTM -------------------------------------------------------------------------------------------
+# ---- layers beside torch's -------------------------------------------------------------------------------------------
 
 
 def layers(quick: bool) -> Iterator[Case]:
     """The LSTM computes what `nn.LSTM` does. The sLSTM is another cell, of the same widths: nothing to agree with."""
     shapes = list(itertools.product((128, 256, 512), (1, 16, 64), (256, 1024)))
     for D, B, T in shapes[:1] if quick else shapes:
-        x, grad = torch.randn(B, T, D), torch.randn(B, T, D)
         theirs = nn.LSTM(D, D, batch_first=True)
-        lstm = longshort.LSTM.from_torch(theirs)
         slstm = longshort.sLSTM(D, D, num_heads=HEADS, batch_first=True)
-        for name, ours, aim in (("sLSTM", slstm, 1.0), ("LSTM", lstm, 0.9 if B > 1 else 1.3)):
-            inputs, recurrent = 2.0 * B * T * 4 * D * D, 2.0 * B * T * 4 * D * D / (HEADS if name == "sLSTM" else 1)
-            for direction in ("forward", "forward+backward"):
-                learns = direction != "forward"
-                call = functools.partial(learning, grad=grad) if learns else without_gradients
-                calls = call(ours, x), call(theirs, x)
-                case = Case(f"{name.lower()}-layer", f"{name}, D {D}, B {B}, T {T}, {direction}", calls[0],
-                            {"nn.LSTM": calls[1]}, aim, steps=T)  # fmt: skip
-                # Backwards the input's product comes once more, for dW, and the recurrent one twice, for dh and dR.
-                case.operations = 2 * inputs + 3 * recurrent if learns else inputs + recurrent
-                if name == "LSTM":
-                    case.same = {"nn.LSTM": functools.partial(gradients_apart if learns else outputs_apart, *calls)}
-                yield case
+        yield from both_directions("layers", slstm, theirs, B, T, 1.0)
+        yield from both_directions("layers", longshort.LSTM.from_torch(theirs), theirs, B, T, 0.9 if B > 1 else 1.3)
+
+
+def other_layers(quick: bool) -> Iterator[Case]:
+    for kind, D, B in list(itertools.product(("GRU", "RNN"), (128, 512), (1, 16, 64)))[: 1 if quick else None]:
+        theirs = getattr(nn, kind)(D, D, batch_first=True)
+        yield from both_directions("other-layers", getattr(longshort, kind).from_torch(theirs), theirs, B, 256)
+
+
+def both_directions(group: str, ours: Any, theirs: Any, B: int, T: int, aim: float | None = None) -> Iterator[Case]:
+    """A layer of ours beside torch's, forward and forward+backward."""
+    name, peer, D = type(ours).__name__, f"nn.{type(theirs).__name__}", ours.hidden_size
+    x, grad = torch.randn(B, T, D), torch.randn(B, T, D)
+    inputs = 2.0 * B * T * D * ours.weight_ih_l0.shape[0]
+    recurrent = inputs / ours.num_heads
+    for learns in (False, True):
+        direction = "forward+backward" if learns else "forward"
+        call = functools.partial(learning, grad=grad) if learns else functools.partial
+        calls = call(ours, x), call(theirs, x)
+        case = Case(group, f"{name}, D {D}, B {B}, T {T}, {direction}", calls[0], {peer: calls[1]}, aim,
+                    learns=learns, steps=T)  # fmt: skip
+        # Backwards the input's product comes once more, for dW, and the recurrent one twice, for dh and dR.
+        case.operations = 2 * inputs + 3 * recurrent if learns else inputs + recurrent
+        if not isinstance(ours, longshort.sLSTM):
+            case.same = {peer: functools.partial(gradients_apart if learns else outputs_apart, *calls)}
+        yield case
 
 
 def layer_steps(quick: bool) -> Iterator[Case]:
     """A layer's state in and out, a step a call, as an agent or a stream runs it."""
     for D, B in list(itertools.product((128, 512), (1, 16)))[: 1 if quick else None]:
-        x, theirs = torch.randn(B, 1, D), nn.LSTM(D, D, batch_first=True)
-        for ours in (longshort.LSTM.from_torch(theirs), longshort.sLSTM(D, D, num_heads=HEADS, batch_first=True)):
-            calls = [without_gradients(each, x, each(x)[1]) for each in (ours, theirs)]
-            case = Case("layer-step", f"{type(ours).__name__}, D {D}, B {B}, T 1, forward", calls[0],
-                        {"nn.LSTM": calls[1]}, block=200)  # fmt: skip
-            if isinstance(ours, longshort.LSTM):
-                case.same = {"nn.LSTM": functools.partial(outputs_apart, *calls)}
+        x = torch.randn(B, 1, D)
+        for kind in ("LSTM", "sLSTM", "GRU", "RNN"):
+            peer = "LSTM" if kind == "sLSTM" else kind
+            theirs = getattr(nn, peer)(D, D, batch_first=True)
+            ours: Any = longshort.sLSTM(D, D, num_heads=HEADS, batch_first=True)
+            if kind == peer:
+                ours = getattr(longshort, kind).from_torch(theirs)
+            with torch.no_grad():
+                calls = [functools.partial(each, x, each(x)[1]) for each in (ours, theirs)]
+            case = Case("layer-step", f"{kind}, D {D}, B {B}, T 1, forward", calls[0], {f"nn.{peer}": calls[1]},
+                        block=200)  # fmt: skip
+            if kind == peer:
+                case.same = {f"nn.{peer}": functools.partial(outputs_apart, *calls)}
             yield case
 
 
@@ -175,7 +185,7 @@ def inference(quick: bool) -> Iterator[Case]:
         layer, x = longshort.LSTM(D, D, batch_first=True), torch.randn(B, T, D)
         peers = runtimes(layer, x)
         same = agreement(lambda layer=layer, x=x: layer(x)[0], peers, torch.as_tensor)
-        yield Case("lstm-inference", f"D {D}, B {B}, T {T}, forward", without_gradients(layer, x), peers, 1.0, same,
+        yield Case("lstm-inference", f"D {D}, B {B}, T {T}, forward", functools.partial(layer, x), peers, 1.0, same,
                    operations=2.0 * B * T * 8 * D * D, rest=0.05)  # fmt: skip
 
 
@@ -246,8 +256,7 @@ def mlstms(quick: bool) -> Iterator[Case]:
         }
         same = agreement(call, peers, lambda y: y.transpose(1, 2))
         shape, small, short = f"heads of {H}, B {B}, T {T}", H == 64, T == 512
-        free = {name: without_gradients(peer) for name, peer in peers.items()}
-        case = Case("mlstm", f"{shape}, forward", without_gradients(call), free, 3.5 if short else 5.0, same)
+        case = Case("mlstm", f"{shape}, forward", call, peers, 3.5 if short else 5.0, same)
         case.operations, case.share = mlstm_operations(B, T, H), None if small or short else 0.55
         if small:
             case.aim, case.wish = 6.0, 10.0
@@ -255,7 +264,8 @@ def mlstms(quick: bool) -> Iterator[Case]:
         turned = grad.transpose(1, 2).contiguous()
         slow = {name: with_gradients(peer, heads_first, turned) for name, peer in peers.items()}
         aim, wish = 2.7 if short and not small else 3.5, 7.0 if small else None
-        yield Case("mlstm", f"{shape}, forward+backward", with_gradients(call, ours, grad), slow, aim, same, wish=wish)
+        both = with_gradients(call, ours, grad)
+        yield Case("mlstm", f"{shape}, forward+backward", both, slow, aim, same, learns=True, wish=wish)
 
 
 def peer_mlstm(peer: Callable, inputs: list[torch.Tensor], chunk_size: int) -> torch.Tensor:
@@ -285,9 +295,9 @@ def steps(quick: bool) -> Iterator[Case]:
         i, f = torch.randn(B, HEADS), torch.randn(B, HEADS) + 3
         C, n, m = torch.randn(B, HEADS, H, H), torch.randn(B, HEADS, H), torch.zeros(B, HEADS)
         state = functional.MLSTMState(C, n, m)
-        ours = without_gradients(functional.mlstm_step, q, k, v, i, f, state)
+        ours = functools.partial(functional.mlstm_step, q, k, v, i, f, state)
         given = dict(q=q, k=k, v=v, i=i[..., None], f=f[..., None], c=C, n=n, m=m[..., None])
-        theirs = without_gradients(peer, **given) if peer else None
+        theirs = functools.partial(peer, **given) if peer else None
         peers = {"recurrent step": theirs} if theirs else {}
         same = agreement(lambda ours=ours: ours()[0], peers, lambda y, v=v: y[0].view_as(v))
         yield Case("mlstm-step", f"heads of {H}, B {B}, one step", ours, peers, 9.0, same, block=200,
@@ -310,14 +320,15 @@ def lengths(quick: bool) -> Iterator[Case]:
             inputs += [torch.randn(1, T, HEADS, requires_grad=True) for _ in range(2)]
             call = lambda inputs=inputs: functional.mlstm(*inputs, kernel="native")[0]  # noqa: E731
         ours = with_gradients(call, inputs, torch.randn(1, T, HEADS, H))
-        yield Case("length", f"{cell}, D {D}, B 1, T {T}, forward+backward", ours, {}, steps=T,
+        yield Case("length", f"{cell}, D {D}, B 1, T {T}, forward+backward", ours, {}, learns=True, steps=T,
                    kept=functools.partial(bytes_kept, call))  # fmt: skip
 
 
 GROUPS = {
     "slstm-cell": (slstm_cells, "The sLSTM cell, 4 heads"),
     "layers": (layers, "Layers beside `nn.LSTM`"),
-    "layer-step": (layer_steps, "One step of a layer beside `nn.LSTM`'s"),
+    "other-layers": (other_layers, "`GRU` and `RNN` beside torch's"),
+    "layer-step": (layer_steps, "One step of a layer beside torch's"),
     "mlstm": (mlstms, "The mLSTM, 4 heads, beside mlstm_kernels' native chunkwise kernels"),
     "mlstm-step": (steps, "One step of the mLSTM, 4 heads, beside mlstm_kernels' native recurrent step"),
     "length": (lengths, "Linear in time"),

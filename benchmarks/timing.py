@@ -38,6 +38,8 @@ class Case:
     """The least ratio wanted, theirs over ours."""
     same: dict[str, Callable[[], float]] = field(default_factory=dict)
     """For each peer, the largest difference between the answers, relative to the largest answer."""
+    learns: bool = False
+    """Whether gradients are taken. If not, all of it runs under one `torch.no_grad()`, as inference does."""
     operations: float = 0.0
     """Floating-point operations of our matrix products, for the share of the machine's limit; 0: not of interest."""
     share: float | None = None
@@ -190,6 +192,12 @@ def differences(same: dict[str, Callable[[], float]]) -> tuple[dict[str, float],
 
 def run(case: Case, limits: Limits, budget: float) -> Result:
     """Check that the answers agree, and time."""
+    with torch.set_grad_enabled(case.learns):
+        return run_as_it_stands(case, limits, budget)
+
+
+def run_as_it_stands(case: Case, limits: Limits, budget: float) -> Result:
+    """The same, with gradients or without as they are."""
     differ, not_compared = differences(case.same)
     theirs, left_out = first_calls(case.theirs)
     turns = take_turns({"": case.ours} | theirs, case.block, budget, case.rest)

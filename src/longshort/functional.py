@@ -289,6 +289,38 @@ def at_once(state: Any, kernel: str) -> TypeGuard[MLSTMState]:
     return type(state) is MLSTMState and straight(kernel, ()) and not watchers()
 
 
+def heads_on_one_axis(
+    cell: str,
+    x_pre: Float[Tensor, "B T D"],
+    R: Tensor,
+    state: Any,
+    *,
+    heads: int,
+    units: int,
+    width: int,
+    more: Tensor | None,
+    kernel: str,
+    **options: str,
+) -> tuple[Tensor, Any] | None:
+    """What a recurrent layer's cell gives without gradients, at once from the C++ core; None where it must take a door.
+
+    Gates, heads and units lie on one axis, as a layer has them: to part them and bring them together again takes a
+    small layer longer than its step.
+
+    Args:
+        units, width: of a gate and of h, all heads together.
+        more: a GRU's bias or an LSTM's projection; or None.
+        options: as the door takes them.
+    """
+    fields = () if state is None else state
+    tensors = x_pre, R, more, *fields
+    if not straight(kernel, tensors) or watchers():
+        return None
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
+        return None
+    return native.heads_on_one_axis(cell, options, x_pre, R, more, heads, units, width, fields)
+
+
 # ---- looking on ------------------------------------------------------------------------------------------------------
 
 

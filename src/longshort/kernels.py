@@ -83,7 +83,7 @@ def seen_by_a_mode() -> bool:
 
 def recording() -> bool:
     """Whether a program is being recorded: torch.compile, torch.export or torch.jit.trace."""
-    return torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
+    return torch.compiler.is_compiling() or torch._C._is_tracing()
 
 
 def in_cpp(cell: str, knows_empty: bool = True) -> Kernel:

@@ -259,7 +259,9 @@ def as_is(x: Tensor) -> Tensor:
 
 def contiguous(x: Any) -> Any:
     """A tensor, or None, as it stands in memory; a negative view's numbers are turned first."""
-    return None if x is None else as_is(x).contiguous()
+    if x is None or (x.is_contiguous() and not x.is_neg()):
+        return x
+    return as_is(x).contiguous()
 
 
 def side_by_side(x: Float[Tensor, "..."]) -> Tensor:

@@ -41,9 +41,10 @@ from longshort.shapes import Bool, Float, Int
 
 
 class InCore(NamedTuple):
-    """What the core knows of a cell: its number there, what a unit keeps of a step, and the reference."""
+    """What the core knows of a cell: its number there, its gates, what a unit keeps of a step, and the reference."""
 
     number: int
+    gates: int
     keeps: int
     differentiable: int
     """How many of its states carry gradients."""
@@ -51,31 +52,68 @@ class InCore(NamedTuple):
     reference: Callable
     more: str = ""
     """The name of a weight beside R."""
+    other: tuple[str, str] = ("", "")
+    """The name of its option, and the value that is option 1 in the core; any other is 0."""
 
 
 RECURRENT = {
-    "rnn": InCore(0, 0, 1, RNNState, rnn_reference),
-    "lstm": InCore(1, 5, 2, LSTMState, lstm_reference, "proj"),
-    "gru": InCore(2, 4, 1, GRUState, gru_reference, "bias"),
-    "slstm": InCore(3, 6, 3, SLSTMState, slstm_reference),
+    "rnn": InCore(0, 1, 0, 1, RNNState, rnn_reference, other=("nonlinearity", "relu")),
+    "lstm": InCore(1, 4, 5, 2, LSTMState, lstm_reference, "proj", other=("forget", "one")),  # which has 3 gates
+    "gru": InCore(2, 3, 4, 1, GRUState, gru_reference, "bias"),
+    "slstm": InCore(3, 4, 6, 3, SLSTMState, slstm_reference, other=("forget", "exp")),
 }
 
 
 def recurrent_forward(cell: str, option: int, lengths, reset, keep: bool, x_pre: Tensor, R, more, *state: Tensor):
     """h, the last states, and what the backward needs (None unless `keep`). No state: the empty one."""
     kind, (B, T, *_, N, H), P = RECURRENT[cell], x_pre.shape, R.shape[-1]
-    x_pre, R, more, starts = side_by_side(x_pre), contiguous(R), contiguous(more), [contiguous(x) for x in state]
+    x_pre = side_by_side(x_pre)
     h, last = room(B, T, N, P), [room(B, N, P), *[room(B, N, H) for _ in kind.state._fields[1:]]]
     saved = room(B * T * N * kind.keeps * to_16(H)) if keep and kind.keeps else None
     by_row, by_step, *by_gate, by_head, _ = x_pre.stride()
+    strides = by_row, by_step, by_gate[0] if by_gate else 0, by_head
+    launch(kind, (B, T, N, H, P), option, x_pre, strides, R, more, lengths, reset, state, last, h, saved)
+    return h, last, saved
+
+
+def launch(kind: InCore, sizes, option: int, x_pre, strides, R, more, lengths, reset, start, last, h, saved) -> None:
+    """Have the core run a recurrent cell forward. Sizes are B, T, N, H, P; strides x_pre's of row, step, gate, head."""
+    R, more, start = contiguous(R), contiguous(more), [contiguous(x) for x in start]
     call = RECURRENCE.pack(
-        B, T, N, H, P, threads(), option, x_pre.data_ptr(), by_row, by_step, by_gate[0] if by_gate else 0, by_head,
+        *sizes, threads(), option, x_pre.data_ptr(), *strides,
         R.data_ptr(), pointer(more), pointer(lengths), pointer(reset),
-        *padded([x.data_ptr() for x in starts], 4), *padded([x.data_ptr() for x in last], 4),
+        *padded([x.data_ptr() for x in start], 4), *padded([x.data_ptr() for x in last], 4),
         h.data_ptr(), pointer(saved), *[0] * 13,
     )  # fmt: skip
     functions().longshort_recurrent(Chosen.variant, kind.number, 0, call)
-    return h, last, saved
+
+
+def heads_on_one_axis(
+    cell: str,
+    options: dict[str, str],
+    x_pre: Float[Tensor, "B T D"],
+    R,
+    more,
+    heads: int,
+    units: int,
+    width: int,
+    state,
+) -> tuple[Tensor, Any] | None:
+    """A recurrent cell without gradients, its gates, heads and units on one axis; None if the sizes do not fit.
+
+    h is (B, T, width), as the state's h is (B, width); its other fields are (B, units).
+    """
+    kind, (B, T, _) = RECURRENT[cell], x_pre.shape
+    option = int(options.get(kind.other[0]) == kind.other[1])
+    G, H, P = kind.gates - (cell == "lstm" and option), units // heads, width // heads
+    if x_pre.shape[2] != G * units or x_pre.stride(2) != 1 or R.shape not in ((G * units, P), (G, heads, H, P)):
+        return None
+    if more is not None and more.shape != ((width, H) if kind.more == "proj" else (units,)):
+        return None
+    h, last = room(B, T, width), [room(B, width), *[room(B, units) for _ in kind.state._fields[1:]]]
+    strides = *x_pre.stride()[:2], units, H
+    launch(kind, (B, T, heads, H, P), option, x_pre, strides, R, more, None, None, state, last, h, None)
+    return h, kind.state(*last)
 
 
 def recurrent_backward(

@@ -68,9 +68,9 @@ class TorchLayer(Layer):
         """`weight_hh`, gates and heads apart."""
         return w["weight_hh"].unflatten(0, (self.gates, self.num_heads, -1))
 
-    def x_pre(self, w: dict[str, Tensor], x: Float[Tensor, "B T D"], bias: Tensor | None) -> Float[Tensor, "B T G N H"]:
+    def gates_apart(self, x_pre: Float[Tensor, "B T D"]) -> Float[Tensor, "B T G N H"]:
         """What the input gives each gate of each head."""
-        return self.linear(x, w["weight_ih"], bias).unflatten(-1, (self.gates, self.num_heads, -1))
+        return x_pre.unflatten(-1, (self.gates, self.num_heads, -1))
 
     def both_biases(self, w: dict[str, Tensor]) -> Tensor | None:
         return w["bias_ih"] + w["bias_hh"] if self.bias else None
@@ -181,12 +181,13 @@ class RNN(PlainState):
         )  # fmt: skip
 
     def run(self, w, x, state, lengths, reset):
-        x_pre = self.x_pre(w, x, self.both_biases(w))
-        R = self.recurrent(w)[0]
+        x_pre = self.linear(x, w["weight_ih"], self.both_biases(w))
+        if done := self.at_once("rnn", x_pre, w["weight_hh"], state, lengths, reset, nonlinearity=self.nonlinearity):
+            return done
         start = None if state is None else RNNState(self.heads(state.h))
         h, last = rnn(
-            x_pre.squeeze(2),
-            R,
+            self.gates_apart(x_pre).squeeze(2),
+            self.recurrent(w)[0],
             start,
             nonlinearity=self.nonlinearity,
             lengths=lengths,
@@ -242,11 +243,14 @@ class LSTM(TorchLayer):
         return ((self.proj_size or self.hidden_size,), (self.hidden_size,))
 
     def run(self, w, x, state, lengths, reset):
-        x_pre = self.x_pre(w, x, self.both_biases(w))
-        proj = w["weight_hr"].unflatten(0, (self.num_heads, -1)) if self.proj_size else None
+        x_pre = self.linear(x, w["weight_ih"], self.both_biases(w))
+        R, proj = w["weight_hh"], w.get("weight_hr")
+        if done := self.at_once("lstm", x_pre, R, state, lengths, reset, more=proj, forget=self.forget):
+            return done
+        proj = None if proj is None else proj.unflatten(0, (self.num_heads, -1))
         start = None if state is None else LSTMState(self.heads(state.h), self.heads(state.c))
         h, last = lstm(
-            x_pre,
+            self.gates_apart(x_pre),
             self.recurrent(w),
             start,
             proj=proj,
@@ -299,8 +303,14 @@ class GRU(PlainState):
         bias, scaled = None, None
         if self.bias:  # r scales the candidate's recurrent bias: it cannot be added beforehand
             at_once, scaled = w["bias_hh"].split([2 * self.hidden_size, self.hidden_size])
-            bias, scaled = w["bias_ih"] + F.pad(at_once, (0, self.hidden_size)), self.heads(scaled)
-        x_pre = self.x_pre(w, x, bias)
+            bias = w["bias_ih"] + F.pad(at_once, (0, self.hidden_size))
+        x_pre = self.linear(x, w["weight_ih"], bias)
+        if done := self.at_once("gru", x_pre, w["weight_hh"], state, lengths, reset, more=scaled):
+            return done
         start = None if state is None else GRUState(self.heads(state.h))
-        h, last = gru(x_pre, self.recurrent(w), start, bias=scaled, lengths=lengths, reset=reset, kernel=self.kernel)
+        scaled = None if scaled is None else self.heads(scaled)
+        h, last = gru(
+            self.gates_apart(x_pre), self.recurrent(w), start,
+            bias=scaled, lengths=lengths, reset=reset, kernel=self.kernel,
+        )  # fmt: skip
         return h.flatten(-2), GRUState(last.h.flatten(-2))

@@ -80,11 +80,14 @@ class sLSTM(Layer):
 
     def run(self, w, x, state, lengths, reset):
         N = self.num_heads
-        x_pre = self.linear(x, w["weight_ih"], w.get("bias")).unflatten(-1, (4, N, -1))
+        x_pre = self.linear(x, w["weight_ih"], w.get("bias"))
+        if done := self.at_once("slstm", x_pre, w["weight_hh"], state, lengths, reset, forget=self.forget):
+            return done
         start = None if state is None else SLSTMState(*(each.unflatten(-1, (N, -1)) for each in state))
         h, last = slstm(
-            x_pre, w["weight_hh"], start, forget=self.forget, lengths=lengths, reset=reset, kernel=self.kernel
-        )
+            x_pre.unflatten(-1, (4, N, -1)), w["weight_hh"], start,
+            forget=self.forget, lengths=lengths, reset=reset, kernel=self.kernel,
+        )  # fmt: skip
         return h.flatten(-2), SLSTMState(*(each.flatten(-2) for each in last))
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from longshort.cells.loop import clean, steps_within
-from longshort.functional import check_lengths, check_reset, whole_numbers
+from longshort.functional import check_lengths, check_reset, heads_on_one_axis, whole_numbers
 from longshort.kernels import linear_of
 from longshort.shapes import Bool, Float, Int
 
@@ -151,6 +151,20 @@ class Layer(nn.Module):
     def linear(self, x: Float[Tensor, "B T D"], weight: Tensor, bias: Tensor | None) -> Float[Tensor, "B T G"]:
         """What the input gives, by whatever computes it fastest here."""
         return linear_of(x, weight, bias, self.kernel)(x, weight, bias)
+
+    def at_once(
+        self, cell: str, x_pre: Float[Tensor, "B T G"], R: Tensor, state, lengths, reset, more=None, **options: str
+    ) -> tuple[Tensor, Any] | None:
+        """What a recurrent cell's `run` returns, straight from the C++ core where it takes all this as it is; or None.
+
+        `more`: a weight beside R; `options`: the cell's.
+        """
+        if lengths is not None or reset is not None:
+            return None
+        return heads_on_one_axis(
+            cell, x_pre, R, state, more=more, kernel=self.kernel,
+            heads=self.num_heads, units=self.hidden_size, width=self.output_size, **options,
+        )  # fmt: skip
 
     def forward(
         self,
