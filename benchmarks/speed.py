@@ -114,7 +114,8 @@ fastest peer's.
 Counted are the products alone: of a layer of G gates, `2 B T G D (D + D / heads)` forward; backward the input's once
 more and the recurrent one twice. Of the mLSTM, per chunk of L steps, `2 L² (K + V) / 2` within the chunk and `4 L K V`
 through C, with the L the core takes: 32 for heads of 64, else 64. A step of the mLSTM reads and writes C: its share is
-of what copying 256 MiB reaches, and passes 100 % where C stays in a cache."""
+of what copying 256 MiB reaches, and passes 100 % where C stays in a cache. Steps hand their state on, and what takes no
+gradients runs under one `torch.no_grad()`."""
 
 
 def bold_if_lost(ratio: float) -> str:
@@ -166,6 +167,7 @@ def head(found: dict, results: list[Result]) -> list[str]:
 
 def page(found: dict) -> str:
     results = [Result(**each) for each in found["results"]]
+    assert {r.group for r in results} <= set(GROUPS), "results of groups that are no more"
     lines = head(found, results)
     for name, (_, title) in GROUPS.items():
         mine = [r for r in results if r.group == name]

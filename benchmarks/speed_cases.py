@@ -288,18 +288,32 @@ def gradients_agree() -> list[str]:
     return [f"| {name} | {row(got)} |" for name, got in answers.items() if name != "native_autograd"]
 
 
+def carried(step: Callable, state: Any) -> Callable[[], Any]:
+    """Step after step, each from the state that the last one left."""
+    kept = [state]
+
+    def run() -> Any:
+        y, kept[0] = step(kept[0])
+        return y
+
+    return run
+
+
 def steps(quick: bool) -> Iterator[Case]:
     peer = found("mlstm_kernels.torch.recurrent.native_step", "mlstm_recurrent_step__native")
     for B, H in list(itertools.product((1, 4), (64, 128, 256)))[: 1 if quick else None]:
         q, k, v = (torch.randn(B, HEADS, H) for _ in range(3))
         i, f = torch.randn(B, HEADS), torch.randn(B, HEADS) + 3
         C, n, m = torch.randn(B, HEADS, H, H), torch.randn(B, HEADS, H), torch.zeros(B, HEADS)
-        state = functional.MLSTMState(C, n, m)
-        ours = functools.partial(functional.mlstm_step, q, k, v, i, f, state)
-        given = dict(q=q, k=k, v=v, i=i[..., None], f=f[..., None], c=C, n=n, m=m[..., None])
-        theirs = functools.partial(peer, **given) if peer else None
+        ours = carried(functools.partial(functional.mlstm_step, q, k, v, i, f), functional.MLSTMState(C, n, m))
+        theirs = None
+        if peer:
+            step = functools.partial(peer, q=q, k=k, v=v, i=i[..., None], f=f[..., None])
+            theirs = carried(
+                lambda state, step=step: step(**dict(zip("cnm", state, strict=True))), (C, n, m[..., None])
+            )
         peers = {"recurrent step": theirs} if theirs else {}
-        same = agreement(lambda ours=ours: ours()[0], peers, lambda y, v=v: y[0].view_as(v))
+        same = agreement(ours, peers, lambda y, v=v: y.view_as(v))
         yield Case("mlstm-step", f"heads of {H}, B {B}, one step", ours, peers, 9.0, same, block=200,
                    moved=2.0 * C.numel() * C.element_size())  # fmt: skip
 

@@ -52,15 +52,17 @@ class InCore(NamedTuple):
     reference: Callable
     more: str = ""
     """The name of a weight beside R."""
-    other: tuple[str, str] = ("", "")
-    """The name of its option, and the value that is option 1 in the core; any other is 0."""
+    option: str = ""
+    """The name of its option."""
+    choices: tuple[str, ...] = ("",)
+    """The values of that, as the core counts them."""
 
 
 RECURRENT = {
-    "rnn": InCore(0, 1, 0, 1, RNNState, rnn_reference, other=("nonlinearity", "relu")),
-    "lstm": InCore(1, 4, 5, 2, LSTMState, lstm_reference, "proj", other=("forget", "one")),  # which has 3 gates
+    "rnn": InCore(0, 1, 0, 1, RNNState, rnn_reference, option="nonlinearity", choices=("tanh", "relu")),
+    "lstm": InCore(1, 4, 5, 2, LSTMState, lstm_reference, "proj", option="forget", choices=("learned", "one")),
     "gru": InCore(2, 3, 4, 1, GRUState, gru_reference, "bias"),
-    "slstm": InCore(3, 4, 6, 3, SLSTMState, slstm_reference, other=("forget", "exp")),
+    "slstm": InCore(3, 4, 6, 3, SLSTMState, slstm_reference, option="forget", choices=("sigmoid", "exp")),
 }
 
 
@@ -99,14 +101,18 @@ def heads_on_one_axis(
     width: int,
     state,
 ) -> tuple[Tensor, Any] | None:
-    """A recurrent cell without gradients, its gates, heads and units on one axis; None if the sizes do not fit.
+    """A recurrent cell without gradients, its gates, heads and units on one axis; None if a size or option does not fit.
 
     h is (B, T, width), as the state's h is (B, width); its other fields are (B, units).
     """
     kind, (B, T, _) = RECURRENT[cell], x_pre.shape
-    option = int(options.get(kind.other[0]) == kind.other[1])
-    G, H, P = kind.gates - (cell == "lstm" and option), units // heads, width // heads
-    if x_pre.shape[2] != G * units or x_pre.stride(2) != 1 or R.shape not in ((G * units, P), (G, heads, H, P)):
+    value = options.get(kind.option, "")
+    if value not in kind.choices:
+        return None
+    option, H, P = kind.choices.index(value), units // heads, width // heads
+    G = kind.gates - (cell == "lstm" and option)  # the carousel of 1997 has no forget gate
+    as_it_lies = (G, heads, H, P) if cell == "slstm" else (G * units, P)
+    if R.shape != as_it_lies or x_pre.shape[2] != G * units or x_pre.stride(2) != 1:
         return None
     if more is not None and more.shape != ((width, H) if kind.more == "proj" else (units,)):
         return None
