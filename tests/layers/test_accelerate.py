@@ -68,12 +68,34 @@ def test_a_model_gives_what_it_gave(kind, options):
 def test_every_layout_torch_takes(kind):
     slow, fast = both(kind(6, 8))
     packed = pack_padded_sequence(torch.randn(9, 4, 6), [9, 3, 7, 1], enforce_sorted=False)
-    for x in (torch.randn(7, 4, 6), torch.randn(7, 6), packed, torch.randn(1, 1, 6)):
+    for x in (
+        torch.randn(9, 4, 6),
+        torch.randn(9, 6),
+        packed,
+        torch.randn(7, 4, 6),
+        torch.randn(7, 6),
+        torch.randn(1, 1, 6),
+    ):
         want, got = slow(x), fast(x)
         assert type(want[0]) is type(got[0])
         assert type(want[1]) is type(got[1])
         for a, b in zip(learn(slow, x), learn(fast, x), strict=True):
             torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-5)
+
+
+@KIND
+def test_the_core_computes_from_as_many_steps_on_as_it_is_faster(kind, monkeypatch):
+    calls, real = [], native.launch
+    monkeypatch.setattr(native, "launch", lambda *args: calls.append(args[1][1]) or real(*args))
+    for first in (False, True):
+        layer = both(kind(6, 8, batch_first=first))[1]
+        worth = KINDS[kind].worth
+        for T in {1, max(1, worth - 1), worth, 20}:
+            x = torch.randn(30, T, 6) if first else torch.randn(T, 30, 6)
+            for given in (x, torch.randn(T, 6), pack_padded_sequence(x, [T] * 30, batch_first=first)):
+                layer(given)
+                assert calls == ([] if T < worth else [T])
+                calls.clear()
 
 
 @pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")

@@ -101,7 +101,7 @@ def heads_on_one_axis(
     width: int,
     state,
 ) -> tuple[Tensor, Any] | None:
-    """A recurrent cell without gradients, its gates, heads and units on one axis; None if a size or option does not fit.
+    """A recurrent cell without gradients, gates, heads and units on one axis; None where a size or option is amiss.
 
     h is (B, T, width), as the state's h is (B, width); its other fields are (B, units).
     """

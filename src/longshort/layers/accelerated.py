@@ -28,11 +28,13 @@ class Accelerated:
     cell: ClassVar[str]
     num_heads = 1
     kernel = "native"
+    worth: ClassVar[int] = 1
+    """Steps from which on the core is faster than torch, whose call of a GRU or an RNN asks less of Python."""
 
     def forward(self, input: Tensor | PackedSequence, hx: Any = None) -> tuple[Any, Any]:  # torch's names
         """As torch's: the outputs, and the state after the last step."""
         x = input.data if isinstance(input, PackedSequence) else input
-        if not self.core_can(x, hx):
+        if self.steps_of(input) < self.worth or not self.core_can(x, hx):
             return self.torch_type.forward(self, input, hx)
         try:
             y, state = super().forward(input, hx)  # type: ignore[misc]
@@ -43,6 +45,14 @@ class Accelerated:
     def flatten_parameters(self) -> None:
         """As torch's: cuDNN wants the weights side by side."""
         self.torch_type.flatten_parameters(self)
+
+    def steps_of(self, input: Any) -> int:
+        """How long the longest sequence is; 0 of what is no sequence, which torch refuses."""
+        if isinstance(input, PackedSequence):
+            return len(input.batch_sizes)
+        if not isinstance(input, Tensor) or input.dim() not in (2, 3):
+            return 0
+        return input.shape[int(self.batch_first and input.dim() == 3)]  # type: ignore[attr-defined]
 
     def core_can(self, x: Any, hx: Any) -> bool:
         """Whether the core computes this call: plain float32 on the CPU, at least one step, nobody recording."""
@@ -68,6 +78,7 @@ class AcceleratedGRU(Accelerated, GRU, nn.GRU):
 
     torch_type = nn.GRU
     cell = "gru"
+    worth = 4
 
 
 class AcceleratedRNN(Accelerated, RNN, nn.RNN):
@@ -75,6 +86,7 @@ class AcceleratedRNN(Accelerated, RNN, nn.RNN):
 
     torch_type = nn.RNN
     cell = "rnn"
+    worth = 8
 
 
 KINDS: dict[type, type] = {nn.LSTM: AcceleratedLSTM, nn.GRU: AcceleratedGRU, nn.RNN: AcceleratedRNN}
@@ -113,8 +125,9 @@ def accelerate(model: nn.Module, example: Any = None, *, rounds: int = 7) -> Acc
     """Let the C++ core compute every `nn.LSTM`, `nn.GRU` and `nn.RNN` inside a model on the CPU, in place.
 
     Weights, state dict, hooks and arguments stay what they are; optimizers go on. A call that the core cannot compute
-    (float64, a GPU, autocast, `torch.compile`, forward-mode derivatives) is computed as before. A model saved whole by
-    `torch.save` afterwards needs longshort to be loaded, and tools that look for exactly `nn.LSTM` (`quantize_dynamic`,
+    (float64, a GPU, autocast, `torch.compile`, forward-mode derivatives) is computed as before, and so is one that torch
+    computes faster: an `nn.GRU` of fewer than 4 steps, an `nn.RNN` of fewer than 8. A model saved whole by `torch.save`
+    afterwards needs longshort to be loaded, and tools that look for exactly `nn.LSTM` (`quantize_dynamic`,
     `torch.jit.script`, `torch.fx`) do not see it: `undo()` the answer first.
 
     Args:
