@@ -125,7 +125,7 @@ def accelerate(model: nn.Module, example: Any = None, *, rounds: int = 7) -> Acc
     """Let the C++ core compute every `nn.LSTM`, `nn.GRU` and `nn.RNN` inside a model on the CPU, in place.
 
     Weights, state dict, hooks and arguments stay what they are; optimizers go on. A call that the core cannot compute
-    (float64, a GPU, autocast, `torch.compile`, forward-mode derivatives) is computed as before, so is one that torch
+    (float64, a GPU, autocast, `torch.compile`, forward-mode derivatives) is computed as before; so is one that torch
     computes faster: an `nn.GRU` of fewer than 4 steps, an `nn.RNN` of fewer than 8. A model saved whole by `torch.save`
     afterwards needs longshort to be loaded, and tools that look for exactly `nn.LSTM` (`quantize_dynamic`,
     `torch.jit.script`, `torch.fx`) do not see it: `undo()` the answer first.
