@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from longshort.cells import native
+from longshort.cells.derivatives import wants_gradients
 from longshort.cells.gru import GRUState, gru_start
 from longshort.cells.loop import Empty, check_within, readable
 from longshort.cells.lstm import GATES, LSTMState, lstm_start
@@ -314,9 +315,7 @@ def heads_on_one_axis(
     """
     fields = () if state is None else state
     tensors = x_pre, R, more, *fields
-    if not straight(kernel, tensors) or watchers():
-        return None
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
+    if not straight(kernel, tensors) or watchers() or wants_gradients(tensors):
         return None
     return native.heads_on_one_axis(cell, options, x_pre, R, more, heads, units, width, fields)
 

@@ -1,10 +1,18 @@
-"""What a written-out backward does where it is differentiated itself, or mapped: go through autograd. No cell here."""
+"""When gradients are wanted; and a written-out backward that is differentiated itself, or mapped, by autograd.
 
-from collections.abc import Callable, Sequence
+No cell here.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor  # type: ignore[import-not-found]
+
+
+def wants_gradients(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether autograd is to follow what is computed from `tensors`."""
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
 def batched(x: Tensor | None) -> bool:

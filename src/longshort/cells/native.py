@@ -24,7 +24,7 @@ from longshort.cells.core import (
     threads,
     to_16,
 )
-from longshort.cells.derivatives import differentiable, looked_into
+from longshort.cells.derivatives import differentiable, looked_into, wants_gradients
 from longshort.cells.gru import GRUState
 from longshort.cells.gru import gru as gru_reference
 from longshort.cells.loop import Empty, check_within, readable, without_autocast
@@ -211,7 +211,7 @@ def recurrent(cell: str, option: int, options: dict, x_pre, R, more, state, leng
     lengths, reset = as_read(lengths, x_pre.shape[1]), contiguous(reset)
     empty, state = (state, ()) if isinstance(state, Empty) else (None, state)
     tensors = [x_pre, R, more, *state]
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors):
+    if wants_gradients(tensors):
         h, *last = RecurrentCell.apply(cell, option, lengths, reset, options, empty, *tensors)  # type: ignore[misc]
     else:
         h, last, _ = recurrent_forward(cell, option, lengths, reset, False, *tensors)
@@ -229,7 +229,9 @@ def rnn(
 ) -> tuple[Float[Tensor, "B T N H"], RNNState]:
     """`cells.rnn.rnn` in C++."""
     options = {"nonlinearity": nonlinearity}
-    return recurrent("rnn", int(nonlinearity == "relu"), options, x_pre, R, None, state, lengths, reset)
+    return recurrent(
+        "rnn", RECURRENT["rnn"].choices.index(nonlinearity), options, x_pre, R, None, state, lengths, reset
+    )
 
 
 def lstm(
@@ -268,7 +270,9 @@ def slstm(
     reset: Bool[Tensor, "B T"] | None = None,
 ) -> tuple[Float[Tensor, "B T N H"], SLSTMState]:
     """`cells.slstm.slstm` in C++."""
-    return recurrent("slstm", int(forget == "exp"), {"forget": forget}, x_pre, R, None, state, lengths, reset)
+    return recurrent(
+        "slstm", RECURRENT["slstm"].choices.index(forget), {"forget": forget}, x_pre, R, None, state, lengths, reset
+    )
 
 
 # ---- what the input gives --------------------------------------------------------------------------------------------
@@ -310,7 +314,7 @@ def multiply(x: Float[Tensor, "... K"], w: Float[Tensor, "K N"], bias: Tensor | 
 def linear(x: Float[Tensor, "... K"], weight: Float[Tensor, "N K"], bias: Float[Tensor, "N"] | None) -> Tensor:
     """`F.linear` in C++, for float32 on the CPU."""
     bias = contiguous(bias)
-    if torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in (x, weight, bias)):
+    if wants_gradients((x, weight, bias)):
         return Linear.apply(x, weight, bias)  # type: ignore[no-any-return]
     return multiply(x, weight.t(), bias)
 
@@ -319,7 +323,6 @@ def linear(x: Float[Tensor, "... K"], weight: Float[Tensor, "N K"], bias: Float[
 
 SHORT_CHUNK, LONGEST_CHUNK = 32, 256
 NO_BACKWARD = (0,) * 14  # the fields of `MEMORY` from `saved` on
-FLOAT = torch.float32  # asked of every tensor of a step: looked up once
 
 
 def memory_forward(L: int, eps: float, lengths, reset, keep: bool, q, k, v, i_pre, f_pre, *state: Tensor):
@@ -408,7 +411,7 @@ def mlstm(
     lengths, reset = as_read(lengths, q.shape[1]), contiguous(reset)
     empty, start = (state, ()) if isinstance(state, Empty) else (None, (state.C, state.n, state.m.detach()))
     inputs = [q, k, v, i_pre, f_pre, *start]
-    learns = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    learns = wants_gradients(inputs)
     # Short chunks make fewer products, long ones go less often through C: what is best depends on C's size.
     best = SHORT_CHUNK if not learns and q.shape[-1] * v.shape[-1] <= 64 * 64 else LONGEST_CHUNK
     L = min(chunk_size, q.shape[1], best)
@@ -429,9 +432,9 @@ def mlstm_step(
     C, n, m = state
     tensors = q, k, v, i_pre, f_pre, C, n, m
     for x in tensors:
-        if type(x) is not Tensor or x.dtype is not FLOAT or not x.is_cpu or not x.is_contiguous() or x.is_neg():
+        if type(x) is not Tensor or x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous() or x.is_neg():
             return None
-    if C.dim() != 4 or (torch.is_grad_enabled() and any(x.requires_grad for x in tensors)):
+    if C.dim() != 4 or wants_gradients(tensors):
         return None
     B, N, K, V = C.shape
     rows, size = (B, *time, N), B * N * K * V

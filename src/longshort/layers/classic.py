@@ -302,8 +302,8 @@ class GRU(PlainState):
     def run(self, w, x, state, lengths, reset):
         bias, scaled = None, None
         if self.bias:  # r scales the candidate's recurrent bias: it cannot be added beforehand
-            at_once, scaled = w["bias_hh"].split([2 * self.hidden_size, self.hidden_size])
-            bias = w["bias_ih"] + F.pad(at_once, (0, self.hidden_size))
+            added, scaled = w["bias_hh"].split([2 * self.hidden_size, self.hidden_size])
+            bias = w["bias_ih"] + F.pad(added, (0, self.hidden_size))
         x_pre = self.linear(x, w["weight_ih"], bias)
         if done := self.at_once("gru", x_pre, w["weight_hh"], state, lengths, reset, more=scaled):
             return done
