@@ -87,6 +87,7 @@ def test_every_width_gives_the_reference_s_answer(form, N, H, variant):
 @pytest.mark.parametrize("B", [1, 2, 5, 6, 7, 13, 40])
 @pytest.mark.parametrize("form", CELLS)
 def test_every_batch_gives_the_reference_s_answer_on_any_threads(form, B, threads):
+    """R's gradient too: of many steps a thread it is summed up as they go by, of a few in the end."""
     p = native_problem(form, T=9, B=B, H=33)
     want = everything(exact(p))
     for count in (1, 2, 3, 4):
@@ -148,8 +149,8 @@ def test_gradients_are_the_same_where_the_state_learns_nothing(form, cuts, varia
 
 @pytest.mark.parametrize(("form", "H"), [("lstm-proj", 200), ("slstm-sigmoid", 48), ("gru-bias", 48)])
 def test_a_row_alone_gives_the_reference_s_answer_on_any_threads(form, H, variant, threads):
-    """Long enough that threads share its heads, or its units."""
-    p = long_problem(form, T=100, B=1, N=1, H=H)
+    """Long enough that threads share its heads, or its units, and that R's gradient is summed up more than once."""
+    p = long_problem(form, T=300, B=1, N=1, H=H)
     want = everything(exact(p))
     for count in (1, 2, 3, 4):
         threads(count)

@@ -12,6 +12,8 @@ namespace VARIANT {
 
 constexpr int64_t FEW = 48;  // sums of more keep the processor busy while it waits for gates
 constexpr int64_t LINES = 256, TALL = 16 * ROWS;  // of a sum over rows and steps, at a time
+constexpr int64_t RECENT = LINES / 2;             // lines of one that goes along with the steps
+constexpr int64_t NEAR = 1 << 18, ROOM = 1 << 25;  // floats: a sum that its core's cache holds; room for all of them
 
 // Who does what: `teams` of `team` threads; the batch is dealt out to `groups`. An item is a head of a group.
 struct Plan {
@@ -72,7 +74,9 @@ template <class Cell> struct Layout {
     int64_t item_size = 0;
     bool small = false;  // a step's inputs are few
     bool past = false;   // what a step leaves behind goes past the caches: whole lines, and too many to stay there
-    float* d_recurrent = nullptr;  // (B, T, N, H): in a GRU's backward, d (R_n h + bias)
+    bool as_it_goes = false;  // d R is summed up as the steps go by; if not, in the end, of what they left in memory
+    float* sums = nullptr;    // then: d R of all groups but the first
+    float* d_recurrent = nullptr;  // if not, of a GRU: d (R_n h + bias) (B, T, N, H)
     float *unprojected = nullptr, *d_projected = nullptr;  // in a projecting LSTM's: (B, T, N, H), and d h (B, T, N, P)
 
     int64_t length(int64_t b) const { return s.lengths ? s.lengths[b] : s.T; }
@@ -100,7 +104,7 @@ template <class Cell> struct Layout {
         return s.saved + ((n * s.T + t) * s.B + b) * Cell::KEEPS * to16(s.H);
     }
     // For what is kept, and for d x_pre.
-    ALWAYS void leave(float* to, V x, int64_t lanes) const {
+    ALWAYS static void leave(float* to, V x, int64_t lanes, bool past) {
         if (past) store_past(to, x);
         else store_some(to, x, lanes);
     }
@@ -258,7 +262,7 @@ template <class Cell> struct Forward : Layout<Cell> {
         V h = Cell::step(pre, apart, Cell::APART ? load(it.h[t & 1] + h_here) : V{}, state, s.saved ? keep : nullptr);
         if (s.saved) {
             float* to = this->kept(b, t, it.n) + j * Cell::KEEPS;
-            for (int k = 0; k < Cell::KEEPS; k++) this->leave(to + k * W, keep[k], W);
+            for (int k = 0; k < Cell::KEEPS; k++) this->leave(to + k * W, keep[k], W, this->past);
         }
         const bool cut = empties(b, t);
         if (cut)
@@ -348,16 +352,24 @@ template <class Cell> struct Forward : Layout<Cell> {
 
 template <class Cell> struct Backward : Layout<Cell> {
     using Base = Layout<Cell>;
-    using Base::s, Base::plan, Base::width, Base::deep, Base::projection, Base::d_recurrent;
+    using Base::s, Base::plan, Base::width, Base::deep, Base::projection, Base::d_recurrent, Base::as_it_goes, Base::sums;
 
-    // One item's own numbers: d h and d states, carried back in time; d pre of a step, twice; and of a projection all
-    // that reached h, twice, and d of what was projected.
+    // One item's own numbers: d h and d states, carried back in time; of a projection all that reached h, twice, and d of
+    // what was projected; and lines, each a row's step: its d pre, and the h before it. They are summed up to d R while
+    // the cache holds them: what lies in memory takes longer to read than to multiply.
     struct Item {
         int64_t n, group, rows;
-        float *dh, *state[2], *d_pre[2], *d_bias, *reached[2], *du;
+        float *dh, *state[2], *d_bias, *reached[2], *du;
+        float *d_pre, *h_before;  // lines, `pitch` apart; in panels of W
+        int64_t* lines;           // how many there are from earlier steps, as each thread of a team counts them
+        float* d_R;
     };
+    int64_t pitch() const { return Cell::G * width + 16; }  // no power of two, for the first cache's sake
+    // How many lines there is room for; two steps', in turn, where they are not summed up.
+    int64_t most(int64_t rows) const { return as_it_goes ? most_of(rows, least(RECENT, rows * s.T)) : 2 * rows; }
     int64_t size_of(int64_t rows) const {
-        return rows * (3 * deep + (1 + Cell::KEPT + 2 * Cell::G) * width) + (Cell::APART ? width : 0);
+        return rows * (3 * deep + (1 + Cell::KEPT) * width) + (Cell::APART ? width : 0) + 2 * s.threads +
+               most(rows) * (pitch() + deep);
     }
 
     Item item(int64_t i) const {
@@ -368,8 +380,11 @@ template <class Cell> struct Backward : Layout<Cell> {
         for (int k = 0; k < 2; k++) it.reached[k] = it.dh + (1 + k) * this->rows * deep;
         it.du = it.dh + 3 * this->rows * deep;
         for (int k = 0; k < Cell::KEPT; k++) it.state[k] = it.du + (1 + k) * each;
-        for (int k = 0; k < 2; k++) it.d_pre[k] = it.du + (1 + Cell::KEPT + k * Cell::G) * each;
-        it.d_bias = it.d_pre[1] + Cell::G * each;
+        it.d_pre = it.du + (1 + Cell::KEPT) * each;
+        it.h_before = it.d_pre + most(this->rows) * pitch();
+        it.lines = (int64_t*)(it.h_before + most(this->rows) * deep);
+        it.d_bias = (float*)(it.lines + s.threads);
+        it.d_R = it.group ? sums + (it.group - 1) * Cell::G * s.N * s.H * s.P : s.d_R;
         return it;
     }
 
@@ -388,7 +403,7 @@ template <class Cell> struct Backward : Layout<Cell> {
             store(to + p * W, load_some(s.more + (n * s.P + p) * s.H + panel * W, s.H - panel * W));
     }
 
-    void begin(const Item& it, Range units, Range outputs) const {
+    void begin(const Item& it, int64_t lane, Range units, Range outputs) const {
         for (int64_t i = 0; i < it.rows; i++) {
             const int64_t b = this->row_of(it.group, i), head = b * s.N + it.n;
             for (int64_t p = outputs.begin; p < outputs.end; p++)
@@ -396,10 +411,12 @@ template <class Cell> struct Backward : Layout<Cell> {
             for (int64_t j = units.begin; j < units.end; j++)
                 for (int k = 0; k < Cell::KEPT; k++)
                     it.state[k][i * width + j] = j < s.H && s.d_last[1 + k] ? s.d_last[1 + k][head * s.H + j] : 0;
-            for (int64_t g = 0; g < 2 * Cell::G; g++)
-                memset(it.d_pre[g / Cell::G] + (i * Cell::G + g % Cell::G) * width + units.begin, 0,
-                       (units.end - units.begin) * 4);
         }
+        it.lines[lane] = 0;
+        if (it.group && as_it_goes)
+            for (int64_t g = 0; g < Cell::G; g++)
+                for (int64_t j = units.begin; j < least(s.H, units.end); j++)
+                    memset(it.d_R + ((g * s.N + it.n) * s.H + j) * s.P, 0, s.P * 4);
         if (Cell::APART) memset(it.d_bias + units.begin, 0, (units.end - units.begin) * 4);
     }
 
@@ -421,48 +438,66 @@ template <class Cell> struct Backward : Layout<Cell> {
         return s.d_x_pre + (((b * s.T + t) * Cell::G + g) * s.N + n) * s.H;
     }
 
-    void unit(const Item& it, int64_t t, int64_t i, int64_t b, int64_t j) const {
-        const int64_t here = i * width + j, lanes = s.H - j;
-        const bool first = t == 0, cut = this->resets(b, t) || (first && !s.start[0]);
-        V kept[Cell::KEEPS + 1], before[Cell::KEPT + 1], d_state[Cell::KEPT + 1], d_pre[Cell::G];
-        const float* keeps = Cell::KEEPS ? this->kept(b, t, it.n) + j * Cell::KEEPS : nullptr;
-        for (int k = 0; k < Cell::KEEPS; k++) kept[k] = load(keeps + k * W);
-        if (t > 1) {  // the step before the one before: its states are read a step early
-            const float* soon = Cell::KEEPS ? this->kept(b, t - 2, it.n) + j * Cell::KEEPS : nullptr;
-            for (int k = 0; k < Cell::KEEPS; k++) __builtin_prefetch(soon + k * W);
-            if (s.d_h) __builtin_prefetch(s.d_h + b * s.dh_b + (t - 2) * s.dh_t + it.n * s.dh_n + j);
+    // One row's step. What is stored could be anything, as far as the compiler knows: all addresses are worked out before.
+    void row(const Item& it, int64_t t, int64_t i, int64_t line, int64_t b, Range units) const {
+        constexpr int G = Cell::G, KEEPS = Cell::KEEPS, KEPT = Cell::KEPT;
+        const bool first = t == 0, cut = this->resets(b, t) || (first && !s.start[0]), ahead = t > 1;
+        const bool projected = Cell::PROJECTS && projection;
+        const int64_t H = s.H, by_gate = s.N * H, in_line = width, head = (b * s.N + it.n) * H;
+        const float* keeps = KEEPS ? this->kept(b, t, it.n) : nullptr;
+        const float* earlier = KEEPS && !first ? this->kept(b, t - 1, it.n) + (KEEPS - KEPT) * W : nullptr;
+        const float* soon = KEEPS && ahead ? this->kept(b, t - 2, it.n) : nullptr;
+        const float* outside = s.d_h ? s.d_h + b * s.dh_b + t * s.dh_t + it.n * s.dh_n : nullptr;
+        const float* outside_soon = outside && ahead ? outside - 2 * s.dh_t : nullptr;
+        const float* h_now = KEEPS ? nullptr : s.h + this->at(b, t, it.n);
+        const float* h_earlier = Cell::APART ? earlier_h(b, t, it.n) : nullptr;
+        float* const d_x = d_x_pre(b, t, 0, it.n);
+        float* const to = it.d_pre + line * pitch();
+        float* const reached = projected ? it.du + i * width : it.dh + i * deep;
+        float* const left = Cell::APART && !as_it_goes ? d_recurrent + this->at(b, t, it.n) : nullptr;
+        float* const d_bias = it.d_bias;
+        float* const output = projected ? this->unprojected + this->unit_at(b, t, it.n) : nullptr;
+        float* d_states[KEPT + 1];
+        const float* start[KEPT + 1];
+        UNROLL for (int k = 0; k < KEPT; k++) {
+            d_states[k] = it.state[k] + i * width;
+            start[k] = first && !cut ? s.start[1 + k] + head : nullptr;
         }
-        for (int k = 0; k < Cell::KEPT; k++) {
-            d_state[k] = load(it.state[k] + here);
-            if (cut) before[k] = V{};
-            else if (first) before[k] = load_some(s.start[1 + k] + (b * s.N + it.n) * s.H + j, lanes);
-            else before[k] = load(this->kept(b, t - 1, it.n) + j * Cell::KEEPS + (Cell::KEEPS - Cell::KEPT + k) * W);
+        const bool past = this->past;
+        for (int64_t j = units.begin; j < units.end; j += W) {
+            const int64_t lanes = H - j;
+            V kept[KEEPS + 1], before[KEPT + 1], d_state[KEPT + 1], d_pre[G];
+            UNROLL for (int k = 0; k < KEEPS; k++) kept[k] = load(keeps + j * KEEPS + k * W);
+            if (ahead) {  // the step before the one before: its states are read a step early
+                UNROLL for (int k = 0; k < KEEPS; k++) ask_for(soon + j * KEEPS + k * W);
+                if (outside) ask_for(outside_soon + j);
+            }
+            UNROLL for (int k = 0; k < KEPT; k++) {
+                d_state[k] = load(d_states[k] + j);
+                if (cut) before[k] = V{};
+                else if (first) before[k] = load_some(start[k] + j, lanes);
+                else before[k] = load(earlier + j * KEEPS + k * W);
+            }
+            V h = {}, h_before = {}, apart = {};
+            if (!KEEPS) h = load_some(h_now + j, lanes);
+            if (Cell::APART && !cut) h_before = load_some(h_earlier + j, lanes);
+            V dh = load(reached + j);
+            if (projected) {
+                if constexpr (Cell::PROJECTS) store_some(output + j, Cell::output(kept), lanes);
+            } else if (outside) {
+                dh += load_some(outside + j, lanes);
+            }
+            const V through = Cell::back(kept, before, h, h_before, dh, d_state, d_pre, &apart);
+            UNROLL for (int g = 0; g < G; g++) this->leave(d_x + g * by_gate + j, d_pre[g], lanes, past);
+            if (Cell::APART) {
+                d_pre[G - 1] = apart;
+                if (left) store_some(left + j, apart, lanes);
+                store(d_bias + j, load(d_bias + j) + apart);
+            }
+            UNROLL for (int g = 0; g < G; g++) store(to + g * in_line + j, d_pre[g]);
+            UNROLL for (int k = 0; k < KEPT; k++) store(d_states[k] + j, cut ? V{} : d_state[k]);
+            if (!projected) store(reached + j, cut ? V{} : through);
         }
-        V h = {}, h_before = {};
-        if (!Cell::KEEPS) h = load_some(s.h + this->at(b, t, it.n) + j, lanes);
-        if (Cell::APART && !cut)
-            h_before = load_some(first ? s.start[0] + (b * s.N + it.n) * s.H + j : s.h + this->at(b, t - 1, it.n) + j,
-                                 lanes);
-        V dh;
-        if (projection) {
-            dh = load(it.du + here);
-            if constexpr (Cell::PROJECTS)
-                store_some(this->unprojected + this->unit_at(b, t, it.n) + j, Cell::output(kept), lanes);
-        } else {
-            dh = load(it.dh + i * deep + j) + from_outside(it, b, t, j);
-        }
-        V apart = {};
-        const V through = Cell::back(kept, before, h, h_before, dh, d_state, d_pre, &apart);
-        for (int g = 0; g < Cell::G; g++) this->leave(d_x_pre(b, t, g, it.n) + j, d_pre[g], lanes);
-        if (Cell::APART) {
-            d_pre[Cell::G - 1] = apart;
-            store_some(d_recurrent + this->at(b, t, it.n) + j, apart, lanes);
-            store(it.d_bias + j, load(it.d_bias + j) + apart);
-        }
-        float* to = it.d_pre[t & 1] + i * Cell::G * width + j;
-        for (int g = 0; g < Cell::G; g++) store(to + g * width, d_pre[g]);
-        for (int k = 0; k < Cell::KEPT; k++) store(it.state[k] + here, cut ? V{} : d_state[k]);
-        if (!projection) store(it.dh + i * deep + j, cut ? V{} : through);
     }
 
     V from_outside(const Item& it, int64_t b, int64_t t, int64_t p) const {
@@ -495,7 +530,7 @@ template <class Cell> struct Backward : Layout<Cell> {
         const Range units = {tiles.begin * W, tiles.end * W}, outputs = {panels.begin * W, panels.end * W};
         this->shared(team, panels, [&](int64_t n, int64_t i) { pack(n, i); });
         if (projection) this->shared(team, tiles, [&](int64_t n, int64_t i) { pack_projection(n, i); });
-        for (int64_t i = team; i < plan.items; i += plan.teams) begin(item(i), units, outputs);
+        for (int64_t i = team; i < plan.items; i += plan.teams) begin(item(i), lane, units, outputs);
         wait_at(this->barriers, (int32_t)threads);
         const int64_t stride = plan.together ? plan.items : plan.teams;
         for (int64_t first = team; first < plan.items; first += stride)
@@ -508,12 +543,21 @@ template <class Cell> struct Backward : Layout<Cell> {
                 }
                 for (int64_t i = first; i < last; i += plan.teams) {
                     const Item it = item(i);
-                    for (int64_t row = 0, rows = this->going_on(it.group, it.rows, t); row < rows; row++)
-                        for (int64_t j = units.begin; j < units.end; j += W)
-                            unit(it, t, row, this->row_of(it.group, row), j);
+                    const int64_t line = line_of(it, t, lane);
+                    for (int64_t row = 0, rows = this->going_on(it.group, it.rows, t); row < rows; row++) {
+                        const int64_t b = this->row_of(it.group, row);
+                        this->row(it, t, row, line + row, b, units);
+                        if (as_it_goes) remember(it, t, line + row, b, outputs);
+                    }
                 }
                 if (plan.team > 1) wait_at(meet, (int32_t)plan.team);
-                for (int64_t i = first; i < last && (t || s.d_start[0]); i += plan.teams) before(item(i), t, outputs);
+                bool added = false;
+                for (int64_t i = first; i < last; i += plan.teams) {
+                    const Item it = item(i);
+                    if (t || s.d_start[0]) before(it, t, line_of(it, t, lane), outputs);
+                    if (as_it_goes) added |= add(it, t, lane, units);
+                }
+                if (plan.team > 1 && added) wait_at(meet, (int32_t)plan.team);
             }
         for (int64_t i = team; i < plan.items; i += plan.teams) end(item(i), units, outputs);
         if (this->past) fence();
@@ -524,13 +568,47 @@ template <class Cell> struct Backward : Layout<Cell> {
         weights(thread, threads);
     }
 
+    int64_t line_of(const Item& it, int64_t t, int64_t lane) const {
+        return as_it_goes ? it.lines[lane] : (t & 1) * it.rows;
+    }
+
+    // The h before a step, for d R; null where it is 0.
+    const float* earlier_h(int64_t b, int64_t t, int64_t n) const {
+        if (this->resets(b, t)) return nullptr;
+        if (!t) return s.start[0] ? s.start[0] + (b * s.N + n) * s.P : nullptr;
+        return s.h + this->at(b, t - 1, n);
+    }
+    void remember(const Item& it, int64_t t, int64_t line, int64_t b, Range outputs) const {
+        const float* x = earlier_h(b, t, it.n);
+        const int64_t all = most(this->rows) * W;
+        for (int64_t p = outputs.begin; p < outputs.end; p += W) {
+            store(it.h_before + p / W * all + line * W, x ? load_some(x + p, s.P - p) : V{});
+            if (t > 2) ask_for(s.h + this->at(b, t - 3, it.n) + p);
+        }
+    }
+    // d R += d pre^T h_before over the lines there are, once there is room for no more.
+    bool add(const Item& it, int64_t t, int64_t lane, Range units) const {
+        const int64_t lines = it.lines[lane] + this->going_on(it.group, it.rows, t), all = most(this->rows);
+        it.lines[lane] = lines;
+        if (t && lines + it.rows <= all) return false;
+        it.lines[lane] = 0;
+        const int64_t size = least(s.H, units.end) - units.begin;
+        for (int64_t g = 0; g < Cell::G; g++) {
+            float* to = it.d_R + ((g * s.N + it.n) * s.H + units.begin) * s.P;
+            if (size > 0)
+                product(size, s.P, lines, it.d_pre + g * width + units.begin, it.h_before, {to, s.P}, to,
+                        {1, pitch(), W, all * W, s.P});
+        }
+        return true;
+    }
+
     // What d pre says of the h before.
-    void before(const Item& it, int64_t t, Range outputs) const {
+    void before(const Item& it, int64_t t, int64_t line, Range outputs) const {
         const int64_t rows = this->going_on(it.group, it.rows, t), size = outputs.end - outputs.begin, G = Cell::G;
         if (size <= 0) return;
         const float* R = this->packed + (it.n * this->outputs * W + outputs.begin) * G * width;
         float* dh = it.dh + outputs.begin;
-        product(rows, size, G * width, it.d_pre[t & 1], R, {dh, deep}, dh, {G * width, 1, W, G * width * W, deep}, t & 1);
+        product(rows, size, G * width, it.d_pre + line * pitch(), R, {dh, deep}, dh, {pitch(), 1, W, G * width * W, deep}, t & 1);
         if (s.reset)
             for (int64_t row = 0; row < rows; row++)
                 if (this->resets(this->row_of(it.group, row), t))
@@ -539,18 +617,19 @@ template <class Cell> struct Backward : Layout<Cell> {
 
     // d R[g, n] = sum over rows and steps of d pre h_before^T; of a projection, of d h and what was projected.
     void weights(int64_t thread, int64_t threads) const {
-        const int64_t G = Cell::G, H = s.H, P = s.P;
-        outer(
-            thread, threads, G, H, P,
-            [&](int64_t b, int64_t t, int64_t n, int64_t g) -> const float* {
-                return Cell::APART && g == G - 1 ? d_recurrent + this->at(b, t, n) : d_x_pre(b, t, g, n);
-            },
-            [&](int64_t b, int64_t t, int64_t n) -> const float* {
-                if (this->resets(b, t)) return nullptr;
-                if (!t) return s.start[0] ? s.start[0] + (b * s.N + n) * P : nullptr;
-                return s.h + this->at(b, t - 1, n);
-            },
-            s.d_R);
+        const int64_t G = Cell::G, H = s.H, P = s.P, size = G * s.N * H * P;
+        if (as_it_goes) {
+            const Range mine = part(size, thread, threads);
+            for (int64_t group = 1; group < plan.groups; group++)
+                for (int64_t x = mine.begin; x < mine.end; x++) s.d_R[x] += sums[(group - 1) * size + x];
+        } else {
+            outer(
+                thread, threads, G, H, P,
+                [&](int64_t b, int64_t t, int64_t n, int64_t g) -> const float* {
+                    return Cell::APART && g == G - 1 ? d_recurrent + this->at(b, t, n) : d_x_pre(b, t, g, n);
+                },
+                [&](int64_t b, int64_t t, int64_t n) { return earlier_h(b, t, n); }, s.d_R);
+        }
         if (projection)
             outer(
                 thread, threads, 1, P, H,
@@ -609,20 +688,26 @@ template <class Run, class Cell> void call(const Recurrence& s, bool backward) {
     const bool projects = Cell::PROJECTS && s.more, packs = backward || projects || s.T * s.B > 16;
     // The most room that any plan can ask for, whatever number of threads comes: each group may have a row more.
     const int64_t groups = least(s.B, s.threads);
-    const int64_t items = s.N * (run.size_of(s.B + groups) + groups * (run.width + 32));
+    // A head's d R has to stay in the cache, a group's own to be worth adding up.
+    const int64_t sum = Cell::G * s.H * s.P;
+    int64_t own = (groups - 1) * s.N * sum, lines = groups * RECENT * (Cell::G * run.width + run.deep + 16);
+    run.as_it_goes = backward && sum <= NEAR && (groups == 1 || s.B * s.T >= 16 * groups) && own + s.N * lines <= ROOM;
+    if (!run.as_it_goes) own = lines = 0;
+    const int64_t items = s.N * (run.size_of(s.B + groups) + groups * (run.width + 2 * s.threads + 32) + lines);
     const int64_t wider = most_of(run.width, run.deep), steps = s.B * s.T * s.N;
     int64_t packed = packs ? s.N * (run.blocks * Cell::BESIDE * W) * run.deep * Cell::G : 0;
     const int64_t sums = backward ? s.threads * LINES * (TALL + wider) : 0;
     packed = most_of(sums, packed) + 16;
     const int64_t projection = projects ? s.N * run.width * run.deep : 0;
     const int64_t order = s.B * 2 + 16, barriers = (s.threads + 1) * (int64_t)(sizeof(Barrier) / 4) + 16;
-    const int64_t apart = !backward ? 0 : Cell::APART ? steps * s.H : projects ? steps * (s.H + s.P) : 0;
-    float* p = align(workspace(packed + projection + items + order + barriers + apart + 96));
+    const int64_t apart = !backward ? 0 : projects ? steps * (s.H + s.P) : Cell::APART && !run.as_it_goes ? steps * s.H : 0;
+    float* p = align(workspace(packed + projection + items + order + barriers + apart + own + 112));
     run.packed = packs ? p : nullptr, p = align(p + packed);
     run.projection = projects ? p : nullptr, p = align(p + projection);
     run.items = p, p = align(p + items);
     run.order = (int64_t*)p, p = align(p + order);
     run.barriers = (Barrier*)p, p = align(p + barriers);
+    run.sums = p, p = align(p + own);
     run.d_recurrent = run.unprojected = p, run.d_projected = p + steps * s.H;
     for (int64_t i = 0; i <= s.threads; i++) run.barriers[i] = Barrier();
     sort_by_length(s, run.order);
