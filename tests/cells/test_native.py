@@ -157,6 +157,35 @@ def test_a_row_alone_gives_the_reference_s_answer_on_any_threads(form, H, varian
         assert_same(everything(p), want, F32)
 
 
+@pytest.mark.parametrize(("form", "B", "H"), [("gru-bias", 300, 80), ("slstm-exp", 270, 33), ("lstm-2000", 3, 272)])
+def test_r_s_gradient_is_the_reference_s_whatever_its_sum_is_made_of(form, B, H, variant, threads):
+    """A step of more rows than the sum takes lines at a time; and an R too large to be summed up as the steps go by."""
+    p = long_problem(form, T=20, B=B, N=1, H=H)
+    p = p._replace(options=p.options | {"lengths": torch.arange(B) * 20 // (B - 1), "reset": torch.rand(B, 20) < 0.1})
+    want = everything(exact(p))
+    for count in (1, 2, 3):
+        threads(count)
+        assert_same(everything(p), want, F32)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("cell", ["rnn", "lstm", "gru", "slstm"])
+def test_the_core_runs_no_rows(cell, backward, variant, threads):
+    """The doors never ask it to."""
+    G, H = native.RECURRENT[cell].gates, 64
+    gates = () if cell == "rnn" else (G,)
+    x_pre, R, more = torch.zeros(0, 5, *gates, 1, H), torch.ones(*gates, 1, H, H), None
+    state = [torch.zeros(0, 1, H) for _ in native.RECURRENT[cell].state._fields]
+    for count in (1, 2):
+        threads(count)
+        h, last, saved = native.recurrent_forward(cell, 0, None, None, True, x_pre, R, more, *state)
+        assert h.shape == (0, 5, 1, H) and all(x.shape == (0, 1, H) for x in last)
+        if backward:
+            args = cell, 0, None, None, x_pre, R, more, state, h, saved, None, [None] * len(state), False
+            d_x_pre, d_R, _ = native.recurrent_backward(core.Chosen.variant, *args)
+            assert d_x_pre.shape == x_pre.shape and not d_R.any()
+
+
 @pytest.mark.parametrize("form", [form for form in CELLS if not form.startswith("mlstm")])
 def test_what_is_written_past_the_caches_gives_the_reference_s_answer(form, variant, threads):
     """So many rows and steps that what is kept, and the gradient of the inputs, are written past the caches."""

@@ -13,7 +13,7 @@ namespace VARIANT {
 constexpr int64_t FEW = 48;  // sums of more keep the processor busy while it waits for gates
 constexpr int64_t LINES = 256, TALL = 16 * ROWS;  // of a sum over rows and steps, at a time
 constexpr int64_t RECENT = LINES / 2;             // lines of one that goes along with the steps
-constexpr int64_t NEAR = 1 << 18, ROOM = 1 << 25;  // floats: a sum that its core's cache holds; room for all of them
+constexpr int64_t NEAR = 1 << 18, ROOM = 1 << 25;  // floats: a sum that its core's cache holds; all of them and their lines
 
 // Who does what: `teams` of `team` threads; the batch is dealt out to `groups`. An item is a head of a group.
 struct Plan {
@@ -78,6 +78,9 @@ template <class Cell> struct Layout {
     float* sums = nullptr;    // then: d R of all groups but the first
     float* d_recurrent = nullptr;  // if not, of a GRU: d (R_n h + bias) (B, T, N, H)
     float *unprojected = nullptr, *d_projected = nullptr;  // in a projecting LSTM's: (B, T, N, H), and d h (B, T, N, P)
+
+    // From d pre to d pre: an odd number of cache lines, or they would thrust one another out of the first cache.
+    int64_t pitch() const { return to16(Cell::G * width) | 16; }
 
     int64_t length(int64_t b) const { return s.lengths ? s.lengths[b] : s.T; }
     int64_t row_of(int64_t group, int64_t i) const { return order[group + i * plan.groups]; }
@@ -352,7 +355,7 @@ template <class Cell> struct Forward : Layout<Cell> {
 
 template <class Cell> struct Backward : Layout<Cell> {
     using Base = Layout<Cell>;
-    using Base::s, Base::plan, Base::width, Base::deep, Base::projection, Base::d_recurrent, Base::as_it_goes, Base::sums;
+    using Base::s, Base::plan, Base::width, Base::deep, Base::projection, Base::d_recurrent, Base::as_it_goes, Base::sums, Base::pitch;
 
     // One item's own numbers: d h and d states, carried back in time; of a projection all that reached h, twice, and d of
     // what was projected; and lines, each a row's step: its d pre, and the h before it. They are summed up to d R while
@@ -364,7 +367,6 @@ template <class Cell> struct Backward : Layout<Cell> {
         int64_t* lines;           // how many there are from earlier steps, as each thread of a team counts them
         float* d_R;
     };
-    int64_t pitch() const { return Cell::G * width + 16; }  // no power of two, for the first cache's sake
     // How many lines there is room for; two steps', in turn, where they are not summed up.
     int64_t most(int64_t rows) const { return as_it_goes ? most_of(rows, least(RECENT, rows * s.T)) : 2 * rows; }
     int64_t size_of(int64_t rows) const {
@@ -439,7 +441,7 @@ template <class Cell> struct Backward : Layout<Cell> {
     }
 
     // One row's step. What is stored could be anything, as far as the compiler knows: all addresses are worked out before.
-    void row(const Item& it, int64_t t, int64_t i, int64_t line, int64_t b, Range units) const {
+    void step(const Item& it, int64_t t, int64_t i, int64_t line, int64_t b, Range units) const {
         constexpr int G = Cell::G, KEEPS = Cell::KEEPS, KEPT = Cell::KEPT;
         const bool first = t == 0, cut = this->resets(b, t) || (first && !s.start[0]), ahead = t > 1;
         const bool projected = Cell::PROJECTS && projection;
@@ -448,7 +450,7 @@ template <class Cell> struct Backward : Layout<Cell> {
         const float* earlier = KEEPS && !first ? this->kept(b, t - 1, it.n) + (KEEPS - KEPT) * W : nullptr;
         const float* soon = KEEPS && ahead ? this->kept(b, t - 2, it.n) : nullptr;
         const float* outside = s.d_h ? s.d_h + b * s.dh_b + t * s.dh_t + it.n * s.dh_n : nullptr;
-        const float* outside_soon = outside && ahead ? outside - 2 * s.dh_t : nullptr;
+        const float* outside_soon = outside && ahead && !projected ? outside - 2 * s.dh_t : nullptr;
         const float* h_now = KEEPS ? nullptr : s.h + this->at(b, t, it.n);
         const float* h_earlier = Cell::APART ? earlier_h(b, t, it.n) : nullptr;
         float* const d_x = d_x_pre(b, t, 0, it.n);
@@ -470,7 +472,7 @@ template <class Cell> struct Backward : Layout<Cell> {
             UNROLL for (int k = 0; k < KEEPS; k++) kept[k] = load(keeps + j * KEEPS + k * W);
             if (ahead) {  // the step before the one before: its states are read a step early
                 UNROLL for (int k = 0; k < KEEPS; k++) ask_for(soon + j * KEEPS + k * W);
-                if (outside) ask_for(outside_soon + j);
+                if (outside_soon) ask_for(outside_soon + j);
             }
             UNROLL for (int k = 0; k < KEPT; k++) {
                 d_state[k] = load(d_states[k] + j);
@@ -546,7 +548,7 @@ template <class Cell> struct Backward : Layout<Cell> {
                     const int64_t line = line_of(it, t, lane);
                     for (int64_t row = 0, rows = this->going_on(it.group, it.rows, t); row < rows; row++) {
                         const int64_t b = this->row_of(it.group, row);
-                        this->row(it, t, row, line + row, b, units);
+                        step(it, t, row, line + row, b, units);
                         if (as_it_goes) remember(it, t, line + row, b, outputs);
                     }
                 }
@@ -615,7 +617,8 @@ template <class Cell> struct Backward : Layout<Cell> {
                     memset(it.dh + row * deep + outputs.begin, 0, size * 4);
     }
 
-    // d R[g, n] = sum over rows and steps of d pre h_before^T; of a projection, of d h and what was projected.
+    // d R[g, n] = sum over rows and steps of d pre h_before^T, if it is not there yet, group by group; of a projection,
+    // of d h and what was projected.
     void weights(int64_t thread, int64_t threads) const {
         const int64_t G = Cell::G, H = s.H, P = s.P, size = G * s.N * H * P;
         if (as_it_goes) {
@@ -687,10 +690,10 @@ template <class Run, class Cell> void call(const Recurrence& s, bool backward) {
     run.deep = whole(s.P), run.outputs = run.deep / W;
     const bool projects = Cell::PROJECTS && s.more, packs = backward || projects || s.T * s.B > 16;
     // The most room that any plan can ask for, whatever number of threads comes: each group may have a row more.
-    const int64_t groups = least(s.B, s.threads);
+    const int64_t groups = most_of(1, least(s.B, s.threads));
     // A head's d R has to stay in the cache, a group's own to be worth adding up.
     const int64_t sum = Cell::G * s.H * s.P;
-    int64_t own = (groups - 1) * s.N * sum, lines = groups * RECENT * (Cell::G * run.width + run.deep + 16);
+    int64_t own = (groups - 1) * s.N * sum, lines = groups * RECENT * (run.pitch() + run.deep);
     run.as_it_goes = backward && sum <= NEAR && (groups == 1 || s.B * s.T >= 16 * groups) && own + s.N * lines <= ROOM;
     if (!run.as_it_goes) own = lines = 0;
     const int64_t items = s.N * (run.size_of(s.B + groups) + groups * (run.width + 2 * s.threads + 32) + lines);
