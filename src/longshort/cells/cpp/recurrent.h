@@ -355,7 +355,8 @@ template <class Cell> struct Forward : Layout<Cell> {
 
 template <class Cell> struct Backward : Layout<Cell> {
     using Base = Layout<Cell>;
-    using Base::s, Base::plan, Base::width, Base::deep, Base::projection, Base::d_recurrent, Base::as_it_goes, Base::sums, Base::pitch;
+    using Base::s, Base::plan, Base::width, Base::deep, Base::projection, Base::d_recurrent;
+    using Base::as_it_goes, Base::sums, Base::pitch;
 
     // One item's own numbers: d h and d states, carried back in time; of a projection all that reached h, twice, and d of
     // what was projected; and lines, each a row's step: its d pre, and the h before it. They are summed up to d R while
@@ -443,16 +444,16 @@ template <class Cell> struct Backward : Layout<Cell> {
     // One row's step. What is stored could be anything, as far as the compiler knows: all addresses are worked out before.
     void step(const Item& it, int64_t t, int64_t i, int64_t line, int64_t b, Range units) const {
         constexpr int G = Cell::G, KEEPS = Cell::KEEPS, KEPT = Cell::KEPT;
-        const bool first = t == 0, cut = this->resets(b, t) || (first && !s.start[0]), ahead = t > 1;
+        const float* h_earlier = earlier_h(b, t, it.n);
+        const bool first = t == 0, cut = !h_earlier, ahead = t > 1;
         const bool projected = Cell::PROJECTS && projection;
         const int64_t H = s.H, by_gate = s.N * H, in_line = width, head = (b * s.N + it.n) * H;
         const float* keeps = KEEPS ? this->kept(b, t, it.n) : nullptr;
         const float* earlier = KEEPS && !first ? this->kept(b, t - 1, it.n) + (KEEPS - KEPT) * W : nullptr;
         const float* soon = KEEPS && ahead ? this->kept(b, t - 2, it.n) : nullptr;
-        const float* outside = s.d_h ? s.d_h + b * s.dh_b + t * s.dh_t + it.n * s.dh_n : nullptr;
-        const float* outside_soon = outside && ahead && !projected ? outside - 2 * s.dh_t : nullptr;
+        const float* outside = projected ? nullptr : from_outside(b, t, it.n);  // or `gather` took it
+        const float* outside_soon = ahead && outside ? from_outside(b, t - 2, it.n) : nullptr;
         const float* h_now = KEEPS ? nullptr : s.h + this->at(b, t, it.n);
-        const float* h_earlier = Cell::APART ? earlier_h(b, t, it.n) : nullptr;
         float* const d_x = d_x_pre(b, t, 0, it.n);
         float* const to = it.d_pre + line * pitch();
         float* const reached = projected ? it.du + i * width : it.dh + i * deep;
@@ -484,11 +485,9 @@ template <class Cell> struct Backward : Layout<Cell> {
             if (!KEEPS) h = load_some(h_now + j, lanes);
             if (Cell::APART && !cut) h_before = load_some(h_earlier + j, lanes);
             V dh = load(reached + j);
-            if (projected) {
-                if constexpr (Cell::PROJECTS) store_some(output + j, Cell::output(kept), lanes);
-            } else if (outside) {
-                dh += load_some(outside + j, lanes);
-            }
+            if (outside) dh += load_some(outside + j, lanes);
+            if constexpr (Cell::PROJECTS)
+                if (projected) store_some(output + j, Cell::output(kept), lanes);
             const V through = Cell::back(kept, before, h, h_before, dh, d_state, d_pre, &apart);
             UNROLL for (int g = 0; g < G; g++) this->leave(d_x + g * by_gate + j, d_pre[g], lanes, past);
             if (Cell::APART) {
@@ -502,16 +501,19 @@ template <class Cell> struct Backward : Layout<Cell> {
         }
     }
 
-    V from_outside(const Item& it, int64_t b, int64_t t, int64_t p) const {
-        return s.d_h ? load_some(s.d_h + b * s.dh_b + t * s.dh_t + it.n * s.dh_n + p, s.P - p) : V{};
+    // d h as it was given; null where none was.
+    const float* from_outside(int64_t b, int64_t t, int64_t n) const {
+        return s.d_h ? s.d_h + b * s.dh_b + t * s.dh_t + n * s.dh_n : nullptr;
     }
 
     // All that reached h at step t, from outside and from later steps.
     void gather(const Item& it, int64_t t, Range outputs) const {
         for (int64_t i = 0, rows = this->going_on(it.group, it.rows, t); i < rows; i++) {
             const int64_t b = this->row_of(it.group, i);
+            const float* outside = from_outside(b, t, it.n);
             for (int64_t p = outputs.begin; p < outputs.end; p += W) {
-                const V dh = load(it.dh + i * deep + p) + from_outside(it, b, t, p);
+                V dh = load(it.dh + i * deep + p);
+                if (outside) dh += load_some(outside + p, s.P - p);
                 store(it.reached[t & 1] + i * deep + p, dh);
                 store(it.dh + i * deep + p, V{});
                 store_some(this->d_projected + this->at(b, t, it.n) + p, dh, s.P - p);
@@ -574,7 +576,7 @@ template <class Cell> struct Backward : Layout<Cell> {
         return as_it_goes ? it.lines[lane] : (t & 1) * it.rows;
     }
 
-    // The h before a step, for d R; null where it is 0.
+    // The h before a step; null where the step begins from nothing.
     const float* earlier_h(int64_t b, int64_t t, int64_t n) const {
         if (this->resets(b, t)) return nullptr;
         if (!t) return s.start[0] ? s.start[0] + (b * s.N + n) * s.P : nullptr;
@@ -610,7 +612,8 @@ template <class Cell> struct Backward : Layout<Cell> {
         if (size <= 0) return;
         const float* R = this->packed + (it.n * this->outputs * W + outputs.begin) * G * width;
         float* dh = it.dh + outputs.begin;
-        product(rows, size, G * width, it.d_pre + line * pitch(), R, {dh, deep}, dh, {pitch(), 1, W, G * width * W, deep}, t & 1);
+        product(rows, size, G * width, it.d_pre + line * pitch(), R, {dh, deep}, dh,
+                {pitch(), 1, W, G * width * W, deep}, t & 1);
         if (s.reset)
             for (int64_t row = 0; row < rows; row++)
                 if (this->resets(this->row_of(it.group, row), t))
