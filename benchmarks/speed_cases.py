@@ -305,17 +305,19 @@ def steps(quick: bool) -> Iterator[Case]:
         q, k, v = (torch.randn(B, HEADS, H) for _ in range(3))
         i, f = torch.randn(B, HEADS), torch.randn(B, HEADS) + 3
         C, n, m = torch.randn(B, HEADS, H, H), torch.randn(B, HEADS, H), torch.zeros(B, HEADS)
-        ours = carried(functools.partial(functional.mlstm_step, q, k, v, i, f), functional.MLSTMState(C, n, m))
-        theirs = None
-        if peer:
-            step = functools.partial(peer, q=q, k=k, v=v, i=i[..., None], f=f[..., None])
-            theirs = carried(
-                lambda state, step=step: step(**dict(zip("cnm", state, strict=True))), (C, n, m[..., None])
-            )
-        peers = {"recurrent step": theirs} if theirs else {}
-        same = agreement(ours, peers, lambda y, v=v: y.view_as(v))
-        yield Case("mlstm-step", f"heads of {H}, B {B}, one step", ours, peers, 9.0, same, block=200,
-                   moved=2.0 * C.numel() * C.element_size())  # fmt: skip
+        for where, inplace in (("", False), (", in place", True)):
+            theirs = None
+            if peer:
+                step = functools.partial(peer, q=q, k=k, v=v, i=i[..., None], f=f[..., None])
+                theirs = carried(
+                    lambda state, step=step: step(**dict(zip("cnm", state, strict=True))), (C, n, m[..., None])
+                )
+            peers = {"recurrent step": theirs} if theirs else {}
+            step = functools.partial(functional.mlstm_step, q, k, v, i, f, inplace=inplace)
+            ours = carried(step, functional.MLSTMState(C.clone(), n.clone(), m.clone()))
+            same = agreement(ours, peers, lambda y, v=v: y.view_as(v))
+            yield Case("mlstm-step", f"heads of {H}, B {B}, one step{where}", ours, peers, 9.0, same, block=200,
+                       moved=2.0 * C.numel() * C.element_size())  # fmt: skip
 
 
 # ---- linear in time --------------------------------------------------------------------------------------------------

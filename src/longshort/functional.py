@@ -231,7 +231,7 @@ def mlstm(
     start = start_state(state, MLSTMState, mlstm_start, (B, N, K, V), shapes, dtype, q.device)
     inputs = [q, k, v, i_pre, f_pre]
     if lengths is None and reset is None and at_once(state, kernel) and T == 1:
-        done = native.mlstm_step(q, k, v, i_pre, f_pre, state, eps, time=(1,))
+        done = native.mlstm_step(q, k, v, i_pre, f_pre, state, eps, sequence=True)
         if done is not None:
             return done
     return drive("mlstm", inputs, {}, start, lengths, reset, kernel, {"chunk_size": chunk_size, "eps": eps})
@@ -266,28 +266,65 @@ def slstm_step(x_pre: Float[Tensor, "B 4 N H"], R, state: SLSTMState | None = No
 
 def mlstm_step(
     q: Float[Tensor, "B N K"],
-    k,
-    v,
-    i_pre,
-    f_pre,
+    k: Float[Tensor, "B N K"],
+    v: Float[Tensor, "B N V"],
+    i_pre: Float[Tensor, "B N"],
+    f_pre: Float[Tensor, "B N"],
     state: MLSTMState | None = None,
     *,
     eps: float = 0.0,
-    reset=None,
+    reset: Bool[Tensor, "B"] | None = None,
     kernel: str = "auto",
+    inplace: bool = False,
     **options,
-):
-    """One time step of `mlstm`: the same arguments less T (and no lengths); returns h (B, N, V) and the state."""
+) -> tuple[Float[Tensor, "B N V"], MLSTMState]:
+    """One time step of `mlstm`: the same arguments less T (and no lengths); returns h and the state.
+
+    Args:
+        inplace: write the new state over the given one, and return that: no memory is taken for it, and a large C is
+            read and written where it lies. For decoding: it asks for a state of the dtype the step computes in, of
+            which no input is a part, and for no gradients.
+
+    >>> q = k = torch.ones(2, 1, 3); v = torch.ones(2, 1, 4); gate = torch.zeros(2, 1)
+    >>> h, state = mlstm_step(q, k, v, gate, gate)
+    >>> with torch.no_grad():
+    ...     h, same = mlstm_step(q, k, v, gate, gate, state, inplace=True)
+    >>> same is state
+    True
+    """
     if reset is None and not options and at_once(state, kernel):
-        done = native.mlstm_step(q, k, v, i_pre, f_pre, state, eps)
+        done = native.mlstm_step(q, k, v, i_pre, f_pre, state, eps, inplace=inplace)
         if done is not None:
             return done
-    return one_step(mlstm, [q, k, v, i_pre, f_pre], state, reset=reset, eps=eps, kernel=kernel, **options)
+    inputs = [q, k, v, i_pre, f_pre]
+    if inplace:
+        check_overwritable(state, inputs)
+    h, last = one_step(mlstm, inputs, state, reset=reset, eps=eps, kernel=kernel, **options)
+    if not inplace:
+        return h, last
+    assert state is not None
+    for x, new in zip(state, last, strict=True):
+        x.copy_(new)
+    return h, MLSTMState(*state)
+
+
+def check_overwritable(state: MLSTMState | None, inputs: Sequence[Tensor]) -> None:
+    """Refuse to write a step's new state over this one where something would be lost by it."""
+    if state is None:
+        raise ValueError("inplace=True overwrites a state, and none was given: take the first step without it")
+    dtype = compute_dtype(MLSTMState, state, **{f"inputs[{x}]": each for x, each in enumerate(inputs)})
+    for name, x in zip(MLSTMState._fields, state, strict=True):
+        if x.dtype != dtype:
+            raise ValueError(f"inplace=True would round the state: state.{name} is {x.dtype}, the step gives {dtype}")
+    if wants_gradients([*inputs, *state]):
+        raise ValueError(
+            "inplace=True overwrites what gradients are computed from: use torch.no_grad(), or leave inplace out"
+        )
 
 
 def at_once(state: Any, kernel: str) -> TypeGuard[MLSTMState]:
     """Whether one step of an mLSTM may go straight to the C++ core, as far as the tensors allow."""
-    return type(state) is MLSTMState and straight(kernel, ()) and not watchers()
+    return type(state) is MLSTMState and straight(kernel, ()) and not WATCHING.lists
 
 
 def heads_on_one_axis(

@@ -162,12 +162,22 @@ def all_float32(*tensors: Tensor | None) -> bool:
 
 
 def straight(kernel: str, tensors: Iterable[Tensor | None]) -> bool:
-    """Whether a call goes to the C++ core, as far as these tensors tell: it then need not be asked anything else."""
-    if kernel not in ("auto", "native") or recording() or under_transform() or seen_by_a_mode() or core.missing():
+    """Whether a call goes to the C++ core, as far as these tensors tell: it then need not be asked anything else.
+
+    What `recording`, `under_transform` and `seen_by_a_mode` ask is asked here: a short step feels the calls.
+    """
+    seen = (
+        torch.compiler.is_compiling()
+        or torch._C._is_tracing()
+        or torch._C._are_functorch_transforms_active()
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack()
+    )
+    if seen or kernel not in ("auto", "native") or core.missing():
         return False
     for x in tensors:
         if x is None:
             continue
         if x.dtype is not torch.float32 or not x.is_cpu or type(x) not in PLAIN or not x.numel():
             return False
-    return not torch.is_autocast_enabled("cpu")
+    return not (torch._C._is_any_autocast_enabled() and torch.is_autocast_enabled("cpu"))

@@ -301,7 +301,7 @@ def test_mlstm_step_at_once_equals_the_sequence_of_one(B, N, K, V, variant):
     assert_same({"h": h, **last._asdict()}, {"h": want, **end._asdict()}, F32)
     assert all(torch.equal(a, b) for a, b in zip(state, before, strict=True))
     sequence = [x[:, None] for x in (q, k, v, i, f)]
-    assert native.mlstm_step(*sequence, state, 1e-6, time=(1,)) is not None
+    assert native.mlstm_step(*sequence, state, 1e-6, sequence=True) is not None
     same, also = functional.mlstm(*sequence, state, eps=1e-6)
     for a, b in zip((same[:, 0], *also), (h, *last), strict=True):
         assert torch.equal(a, b)
@@ -324,6 +324,66 @@ def test_mlstm_step_goes_the_long_way_round_where_it_must():
     with pytest.raises(ValueError, match=r"q must be \(B, T, N, K\)"):
         functional.mlstm_step(*(x[:, None] for x in (q, q, q, gate, gate)), state)
     assert functional.mlstm_step(q.clone().requires_grad_(), q, q, gate, gate, state)[0].requires_grad
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(("B", "N", "K", "V"), [(1, 2, 5, 70), (4, 4, 64, 64), (3, 5, 128, 33)])
+def test_mlstm_steps_in_place_are_those_to_a_new_state(B, N, K, V, dtype, variant):
+    steps = [torch.randn(B, N, 7, width) for width in (K, K, V, 1, 1)]
+    state = MLSTMState(torch.randn(B, N, K, V), torch.randn(B, N, K), torch.rand(B, N))
+    if dtype is torch.float64:
+        state = MLSTMState(*(x.double() for x in state))
+    overwritten = MLSTMState(*(x.clone() for x in state))
+    for t in range(7):
+        q, k, v, i, f = (x[:, :, t].to(dtype) for x in steps)
+        inputs = [x.contiguous() for x in (q, k, v, i[..., 0], f[..., 0])]
+        reset = torch.arange(B) == 0 if t == 4 else None
+        h, state = functional.mlstm_step(*inputs, state, eps=1e-6, reset=reset)
+        same, last = functional.mlstm_step(*inputs, overwritten, eps=1e-6, reset=reset, inplace=True)
+        for mine, returned, new in zip(overwritten, last, state, strict=True):
+            assert returned is mine
+            assert torch.equal(mine, new)
+        assert torch.equal(same, h)
+
+
+def mlstm_inputs(B: int, N: int, K: int, V: int) -> tuple[list[torch.Tensor], MLSTMState]:
+    """One step's, and a state."""
+    inputs = [torch.randn(B, N, *width) for width in ((K,), (K,), (V,), (), ())]
+    return inputs, MLSTMState(torch.randn(B, N, K, V), torch.randn(B, N, K), torch.rand(B, N))
+
+
+def test_a_graph_knows_that_the_state_it_saved_was_overwritten():
+    inputs, state = mlstm_inputs(2, 3, 4, 5)
+    weight = torch.ones(2, 3, 4, 5, requires_grad=True)
+    loss = (weight * state.C).sum()
+    with torch.no_grad():
+        functional.mlstm_step(*inputs, state, inplace=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_a_step_in_place_refuses_what_it_would_lose():
+    inputs, state = mlstm_inputs(2, 3, 4, 5)
+    with pytest.raises(ValueError, match="none was given"):
+        functional.mlstm_step(*inputs, inplace=True)
+    narrow = MLSTMState(state.C.bfloat16(), *state[1:])
+    with pytest.raises(
+        ValueError, match=r"round the state: state\.C is torch\.bfloat16, the step gives torch\.float32"
+    ):
+        functional.mlstm_step(*inputs, narrow, inplace=True)
+    with pytest.raises(ValueError, match=r"state\.m is torch\.float32, the step gives torch\.float64"):
+        functional.mlstm_step(*inputs, MLSTMState(state.C.double(), state.n.double(), state.m), inplace=True)
+    for learns in (inputs[0], state.C):
+        learns.requires_grad_()
+        with pytest.raises(ValueError, match=r"use torch\.no_grad"):
+            functional.mlstm_step(*inputs, state, inplace=True)
+        with torch.no_grad():
+            assert functional.mlstm_step(*inputs, state, inplace=True)[1].C is state.C
+        learns.requires_grad_(False)
+    before = [x.clone() for x in state]
+    with pytest.raises(ValueError, match="k must be"):
+        functional.mlstm_step(inputs[0], inputs[1][:1], *inputs[2:], state, inplace=True)
+    assert all(torch.equal(a, b) for a, b in zip(state, before, strict=True))
 
 
 def test_the_core_runs_after_it_was_first_imported_where_nothing_is_real():

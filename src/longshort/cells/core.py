@@ -24,9 +24,10 @@ LIBRARY = "libnative.dll" if sys.platform == "win32" else "libnative.so"
 INSTALL = "Install longshort with a C++ compiler at hand (g++ or clang++): pip install --force-reinstall longshort"
 
 # cpp/shared.h's structures, field by field; VERSION changes with what they mean.
-VERSION = 3
+VERSION = 4
 RECURRENCE = struct.Struct("@7q q4q qq qq 4q 4q q q q3q 3q q q q 3q".replace(" ", ""))
 MEMORY = struct.Struct("@7q f i 5q 15q qq 3q 3q q q q3q 2q 5q 2q".replace(" ", ""))
+MEMORY_STEP = struct.Struct("@5q f i 5q 3q 3q q".replace(" ", ""))
 PRODUCT = struct.Struct("@4q q2q q2q q q".replace(" ", ""))
 
 
@@ -66,18 +67,19 @@ def library() -> Library | str:
         return f"the C++ core was not built when longshort was installed. {INSTALL}"
     try:
         core = ctypes.CDLL(str(path))
-        for name in ("longshort_recurrent", "longshort_memory", "longshort_product", "longshort_gate"):
-            getattr(core, name).restype = None
+        for name in ("recurrent", "memory", "memory_step", "product", "gate"):
+            getattr(core, f"longshort_{name}").restype = None
         core.longshort_version.restype = ctypes.c_int64
     except (OSError, AttributeError) as error:
         return f"the C++ core does not load ({error}). {INSTALL}"
     core.longshort_recurrent.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p]
     core.longshort_memory.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p]
+    core.longshort_memory_step.argtypes = [ctypes.c_int64, ctypes.c_char_p]
     core.longshort_product.argtypes = [ctypes.c_int64, ctypes.c_char_p]
     core.longshort_gate.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     core.longshort_variant.restype = ctypes.c_char_p
-    sizes = [core.longshort_size(which) for which in range(3)]
-    if core.longshort_version() != VERSION or sizes != [RECURRENCE.size, MEMORY.size, PRODUCT.size]:
+    sizes = [each.size for each in (RECURRENCE, MEMORY, MEMORY_STEP, PRODUCT)]
+    if core.longshort_version() != VERSION or sizes != [core.longshort_size(which) for which in range(len(sizes))]:
         return f"the C++ core is of another version of longshort. {INSTALL}"
     names = [core.longshort_variant(i).decode() for i in range(core.longshort_variants())]
     here = [name for i, name in enumerate(names) if core.longshort_runs_here(i)]

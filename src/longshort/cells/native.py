@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from longshort.cells.core import (
     LARGE,
     MEMORY,
+    MEMORY_STEP,
     PRODUCT,
     RECURRENCE,
     Chosen,
@@ -322,7 +324,7 @@ def linear(x: Float[Tensor, "... K"], weight: Float[Tensor, "N K"], bias: Float[
 # ---- the mLSTM -------------------------------------------------------------------------------------------------------
 
 SHORT_CHUNK, LONGEST_CHUNK = 32, 256
-NO_BACKWARD = (0,) * 14  # the fields of `MEMORY` from `saved` on
+FLOAT32 = torch.float32
 
 
 def memory_forward(L: int, eps: float, lengths, reset, keep: bool, q, k, v, i_pre, f_pre, *state: Tensor):
@@ -423,34 +425,37 @@ def mlstm(
 
 
 def mlstm_step(
-    q, k, v, i_pre, f_pre, state: MLSTMState, eps: float, time: tuple[int, ...] = ()
+    q, k, v, i_pre, f_pre, state: MLSTMState, eps: float, *, sequence: bool = False, inplace: bool = False
 ) -> tuple[Tensor, MLSTMState] | None:
-    """One step without gradients of plain tensors that fit, (B, *time, N, ...), time (1,) or none; None if it cannot.
+    """One step without gradients of plain tensors that fit, less T or, if a `sequence`, with T = 1; None if it cannot.
 
-    The step itself takes two microseconds: what every tensor is asked is asked once, here.
+    The step itself takes two microseconds: what every tensor is asked is asked once, here. `inplace`: the new state is
+    written over the given one.
     """
     C, n, m = state
     tensors = q, k, v, i_pre, f_pre, C, n, m
     for x in tensors:
-        if type(x) is not Tensor or x.dtype is not torch.float32 or not x.is_cpu or not x.is_contiguous() or x.is_neg():
+        if type(x) is not Tensor or x.dtype is not FLOAT32 or not x.is_cpu or not x.is_contiguous() or x.is_neg():
             return None
     if C.dim() != 4 or wants_gradients(tensors):
         return None
     B, N, K, V = C.shape
-    rows, size = (B, *time, N), B * N * K * V
-    keys = (*rows, K)
-    if q.shape != keys or k.shape != keys or v.shape != (*rows, V) or i_pre.shape != rows or f_pre.shape != rows:
+    keys, values, gates = ((B, 1, N, K), (B, 1, N, V), (B, 1, N)) if sequence else ((B, N, K), (B, N, V), (B, N))
+    if q.shape != keys or k.shape != keys or v.shape != values or i_pre.shape != gates or f_pre.shape != gates:
         return None
+    size = B * N * K * V
     if n.shape != (B, N, K) or m.shape != (B, N) or not size:
         return None
-    h, n1, m1 = torch.empty_like(v), torch.empty_like(n), torch.empty_like(m)
-    C1 = torch.empty_like(C) if 4 * size < LARGE else room(B, N, K, V)
-    call = MEMORY.pack(
-        B, 1, N, K, V, threads(), 1, eps, 0,
+    h, last = torch.empty_like(v), state
+    if not inplace:
+        C1 = torch.empty_like(C) if 4 * size < LARGE else room(B, N, K, V)
+        last = MLSTMState(C1, torch.empty_like(n), torch.empty_like(m))
+    call = MEMORY_STEP.pack(
+        B, N, K, V, threads(), eps, 0,
         q.data_ptr(), k.data_ptr(), v.data_ptr(), i_pre.data_ptr(), f_pre.data_ptr(),
-        N * K, 0, K, N * K, 0, K, N * V, 0, V, N, 0, 1, N, 0, 1,
-        0, 0, C.data_ptr(), n.data_ptr(), m.data_ptr(), C1.data_ptr(), n1.data_ptr(), m1.data_ptr(),
-        h.data_ptr(), *NO_BACKWARD,
+        C.data_ptr(), n.data_ptr(), m.data_ptr(), *[x.data_ptr() for x in last], h.data_ptr(),
     )  # fmt: skip
-    functions().longshort_memory(Chosen.variant, 0, call)
-    return h, MLSTMState(C1, n1, m1)
+    functions().longshort_memory_step(Chosen.variant, call)
+    if inplace:
+        increment_version(state)  # for the graphs that have saved it
+    return h, last

@@ -170,12 +170,21 @@ EXPORT void longshort_recurrent(int64_t variant, int64_t cell, int64_t backward,
 EXPORT void longshort_memory(int64_t variant, int64_t backward, const Memory* call) {
     VARIANTS[variant]->memory(backward, call);
 }
+EXPORT void longshort_memory_step(int64_t variant, const MemoryStep* s) {
+    const int64_t N = s->N, K = s->K, V = s->V;
+    Memory call = {s->B, 1, N, K, V, s->threads, 1, s->eps, 0, s->q, s->k, s->v, s->i_pre, s->f_pre};
+    call.q_b = call.k_b = N * K, call.q_n = call.k_n = K, call.v_b = N * V, call.v_n = V;
+    call.i_b = call.f_b = N, call.i_n = call.f_n = 1;
+    call.C0 = s->C0, call.n0 = s->n0, call.m0 = s->m0, call.C = s->C, call.n = s->n, call.m = s->m, call.h = s->h;
+    VARIANTS[variant]->memory(0, &call);
+}
 EXPORT void longshort_product(int64_t variant, const Product* call) { VARIANTS[variant]->product(call); }
 EXPORT void longshort_gate(int64_t variant, int64_t which, const float* x, float* y, int64_t n) {
     SubnormalsAreZero here;
     VARIANTS[variant]->gate(which, x, y, n);
 }
-EXPORT int64_t longshort_version() { return 3; }  // of what the structures mean: core.py's VERSION
+EXPORT int64_t longshort_version() { return 4; }  // of what the structures mean: core.py's VERSION
 EXPORT int64_t longshort_size(int64_t which) {
-    return which == 0 ? sizeof(Recurrence) : which == 1 ? sizeof(Memory) : sizeof(Product);
+    constexpr int64_t sizes[] = {sizeof(Recurrence), sizeof(Memory), sizeof(MemoryStep), sizeof(Product)};
+    return sizes[which];
 }

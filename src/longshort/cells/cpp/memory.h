@@ -537,20 +537,21 @@ struct Chunk {
 inline void memory(int64_t backward, const Memory* s) {
     const int64_t tasks = s->B * s->N, room = to16(Chunk::room(*s, backward));
     const bool alone = s->T == 1 && s->C0 && !s->saved && !s->lengths && !s->reset && !backward;
+    // Step after step a thread has the same tasks: taken there and back again, what a cache holds of the last step's C
+    // comes first.
+    static thread_local bool back = false;
+    back = !back;
     int64_t threads = least(s->threads, tasks);
     if (alone && tasks * s->K * s->V < 20000) threads = 1;  // waking others would take longer
-    struct Given { const Memory* s; float* rooms; int64_t room, tasks, backward, alone, next; } given = {
-        s, alone ? nullptr : align(workspace(threads * room + 16)), room, tasks, backward, alone, 0};
+    struct Given { const Memory* s; float* rooms; int64_t room, tasks, backward, alone, next; bool back; } given = {
+        s, alone ? nullptr : align(workspace(threads * room + 16)), room, tasks, backward, alone, 0, back};
     run_parallel(
         [](void* data, int64_t thread, int64_t threads) {
             Given& g = *(Given*)data;
             Chunk chunk(*g.s, g.alone ? nullptr : g.rooms + thread * g.room, g.backward);
-            // Step after step a thread has the same tasks. States that are handed on lie in two places in turn: taken
-            // there and back again, what a cache holds of the last step's C is read first.
             const Range mine = part(g.alone ? g.tasks : 0, thread, threads);
-            const bool back = g.s->C0 > g.s->C;
             for (int64_t task = mine.begin; task < mine.end; task++)
-                chunk.step(back ? mine.begin + mine.end - 1 - task : task);
+                chunk.step(g.back ? mine.begin + mine.end - 1 - task : task);
             while (!g.alone) {
                 const int64_t task = __atomic_fetch_add(&g.next, 1, __ATOMIC_RELAXED);
                 if (task >= g.tasks) break;

@@ -47,6 +47,17 @@ struct Memory {
     float *d_C0, *d_n0;         // or null
 };
 
+// One step of an mLSTM from a state on, every tensor contiguous: what `Memory` says of it, in few words.
+struct MemoryStep {
+    int64_t B, N, K, V, threads;
+    float eps;
+    int32_t beside_eps;
+    const float *q, *k, *v, *i_pre, *f_pre;
+    const float *C0, *n0, *m0;
+    float *C, *n, *m;           // may be the same
+    float* h;
+};
+
 // y (M x N) = x (M x K) w, with w (K, N) by strides, plus a bias (N,) or null.
 struct Product {
     int64_t M, N, K, threads;
