@@ -222,6 +222,29 @@ def test_mlstm_takes_any_widths_and_chunks(K, V, chunk_size, variant):
     as_in_float64(2, 150, K, V, chunk_size=chunk_size)
 
 
+@pytest.mark.parametrize(("N", "K"), [(1, 7), (4, 16), (5, 33), (3, 300)])
+@pytest.mark.parametrize("B", [1, 3, 9])
+def test_an_mlstm_s_bits_are_the_same_however_its_heads_are_dealt_out(B, N, K, variant, threads):
+    """One after the other or several together, by the number of threads; heads of 300 are too large for it."""
+    T = 70
+    inputs = [torch.randn(B, T, N, *width, requires_grad=True) for width in ((K,), (K,), (19,), (), ())]
+    state = MLSTMState(torch.randn(B, N, K, 19), torch.randn(B, N, K), torch.rand(B, N))
+    for lengths in (None, torch.tensor([T, 9, 40] * 3)[:B]):
+        answers = []
+        for count in (1, 2, 3, 8):
+            threads(count)
+            h, last = mlstm(*inputs, state, chunk_size=32, lengths=lengths, kernel="native")
+            grads = torch.autograd.grad(h.sin().sum() + last.C.sin().sum() + last.n.sum(), inputs)
+            answers.append([h, *last, *grads])
+        for each in answers[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(each, answers[0], strict=True))
+        wide = [x.detach().double().requires_grad_() for x in inputs]
+        h, last = mlstm(*wide, MLSTMState(*(x.double() for x in state)), lengths=lengths, kernel="reference")
+        grads = torch.autograd.grad(h.sin().sum() + last.C.sin().sum() + last.n.sum(), wide)
+        names = ("h", "C", "n", "m", "d_q", "d_k", "d_v", "d_i", "d_f")
+        assert_same(*(dict(zip(names, each, strict=True)) for each in (answers[0], [h, *last, *grads])), F32)
+
+
 @pytest.mark.parametrize(("K", "V"), [(16, 128), (21, 128), (16, 121)])
 def test_an_mlstm_that_writes_past_the_caches_gives_the_reference_s_answer(K, V, variant, threads):
     """h and the gradients of q, k and v: each where a row is whole lines."""

@@ -1,7 +1,8 @@
 // A sequence through an mLSTM, chunk by chunk: cells/mlstm.py's chunkwise form, with the same names.
 //
-// A thread takes one head of one row through time. A chunk's tiles stay in its cache; of what lies above the diagonal
-// almost nothing is computed; and the backward computes a chunk anew from the state it began with.
+// A thread takes some heads of one row through time, in turn a chunk of each: what they read lies side by side. A chunk's
+// tiles stay in its cache; of what lies above the diagonal almost nothing is computed; and the backward computes a chunk
+// anew from the state it began with.
 #pragma once
 #include "shared.h"
 #include "tile.h"
@@ -25,7 +26,8 @@ inline V floor_of(V m) { return vmax(exp(-m), splat(LEAST_FLOOR)); }
 inline float exp1(float x) { return exp(splat(x))[0]; }
 inline float max1(float a, float b) { return a > b || a != a ? a : b; }  // NaN stays
 
-// One head of one row: its chunk, in this thread's own room. Widths are whole vectors: K1, V1, L1.
+// One head of one row: its chunk, in this thread's own room, and what the heads beside it carry on. Widths are whole
+// vectors: K1, V1, L1.
 struct Chunk {
     // Rows of numbers, one for each step, where the caller has them.
     struct Rows {
@@ -40,11 +42,13 @@ struct Chunk {
     const int64_t K1 = to16(s.K), V1 = to16(s.V), L1 = to16(s.L);
     const float scale = 1.f / __builtin_sqrtf((float)s.K);
     int64_t b, n, length;
+    Range heads;
     // Of the chunk: v; `turned`, k turned over and at last times `write`, or in the backward v turned over; and what
     // they make. `weight` and `read` are over sqrt K; `over` is 1 / `bound`.
-    float *v, *turned, *S, *weight, *C, *N1;
+    float *v, *turned, *S, *weight, *C, *N1;  // beside n, m
     float *log_f, *slope, *i, *decay, *m, *read, *write, *den, *over;
-    float m_start, carry;
+    float carry;
+    float* carried;  // head after head: C and n; in the backward d C and d n
     // A reset begins a piece: of the chunk's steps, those from starts[x] to starts[x + 1]; `from` says for each step where
     // its piece begins. No piece sees another. `fresh`: the first does not see the state before either.
     int32_t *starts, *from;
@@ -53,22 +57,23 @@ struct Chunk {
     // Backward: q, k and the gradients. `along` has W sums a row.
     float *q, *k, *dS, *dnum, *dC, *dn, *turned_C, *along, *dden, *dread, *dwrite, *passing;
 
-    static int64_t room(const Memory& s, bool backward) {
+    static int64_t carried_size(const Memory& s) { return to16(s.K) * to16(s.V) + to16(s.K) + 16; }
+    static int64_t room(const Memory& s, bool backward, int64_t together) {
         const int64_t K1 = to16(s.K), V1 = to16(s.V), L1 = to16(s.L), more = backward;
-        return L1 * (V1 + most_of(K1, V1) + 2 * L1) + K1 * (V1 + 1) + 15 * L1 + 80 +
-               more * (L1 * (2 * K1 + V1 + L1 + W) + K1 * (2 * V1 + 1));
+        return L1 * (V1 + most_of(K1, V1) + 2 * L1) + 15 * L1 + 16 + together * carried_size(s) +
+               more * (L1 * (2 * K1 + V1 + L1 + W) + K1 * V1 + carried_size(s));
     }
 
-    Chunk(const Memory& s, float* p, bool backward) : s(s) {
+    Chunk(const Memory& s, float* p, bool backward, int64_t together) : s(s) {
         auto take = [&](float*& x, int64_t size) { x = p, p += size; };
         take(v, L1 * V1), take(turned, most_of(K1, V1) * L1), take(S, L1 * L1), take(weight, L1 * L1);
-        take(C, K1 * V1), take(N1, K1);
+        take(carried, together * carried_size(s));
         float** rows[] = {&log_f, &slope, &i, &decay, &m, &read, &write, &den, &over, &dden, &dread, &dwrite, &passing};
         for (float** row : rows) take(*row, L1);
         from = (int32_t*)p, starts = from + L1, p += 2 * L1 + 16;
         if (!backward) return;
         take(q, L1 * K1), take(k, L1 * K1), take(dS, L1 * L1), take(dnum, L1 * V1), take(along, L1 * W);
-        take(dC, K1 * V1), take(turned_C, K1 * V1), take(dn, K1);
+        take(turned_C, K1 * V1), take(C, K1 * V1), take(N1, K1 + 16);
     }
 
     const float* at(const Rows& rows, int64_t t) const { return rows.x + b * rows.x_b + t * rows.x_t + n * rows.x_n; }
@@ -95,15 +100,28 @@ struct Chunk {
                 store_some(to + r * to_row + j, load(from + r * from_row + j), width - j);
     }
 
-    // Line after line of what the next chunk needs, while this one is being computed.
-    int64_t next = -1, next_l = 0;
-    void coming(int64_t t0) { next = t0, next_l = least(s.L, length - t0); }
+    // Row after row of what comes next is asked for while this chunk is being computed: the next head's, or what the first
+    // head needs from step `after` on (-1: nothing comes).
+    int64_t next, next_l;
+    ptrdiff_t next_n;
+    void coming(int64_t t0, int64_t after) {
+        const bool last = n == heads.end - 1;
+        next = last ? after : t0, next_n = last ? heads.begin : n + 1, next_l = least(s.L, length - next);
+    }
     // Inlined, or gcc takes it for a function without effect and leaves it out.
-    ALWAYS void fetch(const Rows* rows, int64_t r0, int64_t r1) const {
-        if (next < 0 || !rows || !rows->x) return;
-        const float* from = at(*rows, next);
-        for (int64_t r = r0; r < least(r1, next_l); r++)
-            for (int64_t j = 0; j < rows->width; j += 16) ask_for(from + r * rows->x_t + j);
+    ALWAYS void fetch(const Rows* rows, int64_t r) const {
+        if (next < 0 || r >= next_l || !rows || !rows->x) return;
+        const float* from = at(*rows, next + r) + (next_n - n) * rows->x_n;
+        for (int64_t j = 0; j < rows->width; j += 16) ask_for(from + j);
+    }
+    // A tile's product, rows from t on. If it `asks`, a row at a time of what comes: all at once, they wait for one another.
+    template <int MR, int NV>
+    ALWAYS void accumulate_asking(V (&sum)[MR][NV], int64_t depth, const float* a, int64_t a_row, const float* b,
+                                  int64_t b_k, int64_t t, bool asks, const Rows* soon, const Rows* soon_too) const {
+        if (asks)
+            accumulate<MR>(sum, depth, a, a_row, 1, b, b_k, W,
+                           [&](int row) INLINED { fetch(soon, t + row), fetch(soon_too, t + row); });
+        else accumulate(sum, depth, a, a_row, 1, b, b_k, W);
     }
 
     // Steps t0 .. t0 + l of the inputs.
@@ -133,7 +151,7 @@ struct Chunk {
     // The stabiliser, and every weight. D[t][j] = log f_{j+1} + ... + log f_t + i_j is summed between its two steps.
     void weigh(int64_t l) {
         for (int64_t x = 0; x < pieces; x++) {
-            float decayed = reads(x) ? 0 : NOTHING, start = reads(x) ? m_start : 0, peak = NOTHING;
+            float decayed = reads(x) ? 0 : NOTHING, start = reads(x) ? N1[K1] : 0, peak = NOTHING;
             for (int64_t t = piece(x).begin; t < piece(x).end; t++) {
                 decayed += log_f[t];
                 decay[t] = decayed + start;
@@ -170,12 +188,12 @@ struct Chunk {
             for (int64_t y = 0; y < blocks; y++) {
                 const Range some = part(steps.end - steps.begin, y, blocks);
                 const int64_t t = steps.begin + some.begin, end = steps.begin + some.end;
-                fetch(soon, t, end), fetch(soon_too, t, end);
                 tiles(end - t, whole(end) - first, [&](auto height, auto beside, int64_t, int64_t column) {
                     V sum[height.value][beside.value];
                     UNROLL for (int r = 0; r < height.value; r++)
                         UNROLL for (int j = 0; j < beside.value; j++) sum[r][j] = start ? splat(start[t + r]) : V{};
-                    accumulate(sum, depth, a + t * a_row, a_row, 1, turned + first + column, L1, W);
+                    accumulate_asking(sum, depth, a + t * a_row, a_row, turned + first + column, L1, t, !column, soon,
+                                      soon_too);
                     UNROLL for (int r = 0; r < height.value; r++)
                         UNROLL for (int j = 0; j < beside.value; j++) {
                             const int64_t lanes = first + column + j * W, here = (t + r) * L1 + lanes;
@@ -213,10 +231,10 @@ struct Chunk {
         const bool to_past = past(g.to, g.to_width);
         tiles(steps.end - steps.begin, g.width, [&](auto height, auto beside, int64_t row, int64_t column) {
             const int64_t t = steps.begin + row;
-            if (!column) fetch(soon, t, t + height.value), fetch(soon_too, t, t + height.value);
             V sum[height.value][beside.value] = {};
             if (state) {
-                accumulate(sum, g.depth, g.a + t * g.a_row, g.a_row, 1, g.state + column, g.width, W);
+                accumulate_asking(sum, g.depth, g.a + t * g.a_row, g.a_row, g.state + column, g.width, t, !column, soon,
+                                  soon_too);
                 UNROLL for (int r = 0; r < height.value; r++) {
                     V part = column && g.x ? load(along + (t + r) * W) : V{};
                     UNROLL for (int j = 0; j < beside.value; j++) {
@@ -228,8 +246,11 @@ struct Chunk {
                     }
                     if (g.x) store(along + (t + r) * W, part);
                 }
-            } else if (g.x && !column) {
-                for (int r = 0; r < height.value; r++) store(along + (t + r) * W, V{});
+            } else if (!column) {
+                for (int r = 0; r < height.value; r++) {
+                    fetch(soon, t + r), fetch(soon_too, t + r);
+                    if (g.x) store(along + (t + r) * W, V{});
+                }
             }
             const int64_t from = later ? t + height.value : steps.begin, count = later ? steps.end - from : t - from;
             const float* inner = later ? g.inner + from * L1 + t : g.inner + t * L1 + from;
@@ -269,7 +290,7 @@ struct Chunk {
     // S and den: what every step sees of every input, and the sum of it; and one over what h's sum is divided by.
     void scores(int64_t t0, int64_t l) {
         const float* q = at(qs, t0);
-        fetch(&is, 0, s.L), fetch(&fs, 0, s.L);
+        for (int64_t t = 0; t < s.L; t++) fetch(&is, t), fetch(&fs, t);
         for (int64_t t = 0; t < (past(s.h, s.V) ? 0 : l); t++)  // where h goes: soon to be written, or read
             for (int64_t j = 0; j < s.V; j += 16) ask_for(at(hs, t0 + t) + j);
         within(q, s.q_t, s.K, nullptr, weight, S, &qs, nullptr);
@@ -329,7 +350,7 @@ struct Chunk {
             store(N1 + first, (carries() ? load(N1 + first) * carry : V{}) + sums(part));
         }
         renew(C, steps, turned, L1, 1, v);
-        m_start = m[l - 1];
+        N1[K1] = m[l - 1];
     }
 
     int64_t saved_size() const { return s.K * V1 + K1 + 16; }
@@ -340,34 +361,46 @@ struct Chunk {
         if (goes_past(s.saved, 16, s.B * s.N * ceil_div(s.T, s.L) * saved_size()))
             for (int64_t j = 0; j < s.K * V1; j += W) store_past(to + j, load(C + j));
         else memcpy(to, C, s.K * V1 * 4);
-        memcpy(to + s.K * V1, N1, K1 * 4);
-        to[s.K * V1 + K1] = m_start;
+        memcpy(to + s.K * V1, N1, (K1 + 1) * 4);
     }
     void restore(const float* from) {
-        memcpy(C, from, s.K * V1 * 4), memcpy(N1, from + s.K * V1, K1 * 4);
-        m_start = from[s.K * V1 + K1];
+        memcpy(C, from, s.K * V1 * 4), memcpy(N1, from + s.K * V1, (K1 + 1) * 4);
     }
 
-    void begin(int64_t task) {
-        b = task / s.N, n = task % s.N, length = s.lengths ? s.lengths[b] : s.T;
-        memset(C, 0, K1 * V1 * 4), memset(N1, 0, K1 * 4);  // between the rows' ends and whole vectors too
+    // Some heads of row b begin with what they carry all 0: between the rows' ends and whole vectors it stays so.
+    void begin(int64_t row_of_batch, Range some) {
+        b = row_of_batch, heads = some, length = s.lengths ? s.lengths[b] : s.T;
+        memset(carried, 0, (heads.end - heads.begin) * carried_size(s) * 4);
     }
+    // It is head n's turn.
+    void turn_to(int64_t head, float*& matrix, float*& vector) {
+        n = head, matrix = carried + (n - heads.begin) * carried_size(s), vector = matrix + K1 * V1;
+    }
+    int64_t head() const { return b * s.N + n; }
 
-    void forward(int64_t task) {
-        begin(task);
-        if (s.C0) copy(C, V1, s.C0 + task * s.K * s.V, s.V, s.K, s.V), copy(N1, K1, s.n0 + task * s.K, s.K, 1, s.K);
-        m_start = s.C0 ? s.m0[task] : 0;
-        for (int64_t t0 = 0; t0 < length; t0 += s.L) {
-            const int64_t l = least(s.L, length - t0);
-            if (s.saved) save(saved(t0 / s.L));
-            coming(t0 + s.L < length ? t0 + s.L : -1);
-            take_in(t0, l), weigh(l), scores(t0, l);
-            read_out(t0);
-            write_in(l);
+    void forward(int64_t row_of_batch, Range some) {
+        begin(row_of_batch, some);
+        for (int64_t x = heads.begin; x < heads.end && s.C0; x++) {
+            turn_to(x, C, N1);
+            copy(C, V1, s.C0 + head() * s.K * s.V, s.V, s.K, s.V), copy(N1, K1, s.n0 + head() * s.K, s.K, 1, s.K);
+            N1[K1] = s.m0[head()];
         }
-        for (int64_t t = length; t < s.T; t++) memset(s.h + row(t) * s.V, 0, s.V * 4);
-        give(s.C + task * s.K * s.V, s.V, C, V1, s.K, s.V), give(s.n + task * s.K, s.K, N1, K1, 1, s.K);
-        s.m[task] = m_start;
+        for (int64_t t0 = 0; t0 < length; t0 += s.L)
+            for (int64_t x = heads.begin; x < heads.end; x++) {
+                const int64_t l = least(s.L, length - t0);
+                turn_to(x, C, N1);
+                if (s.saved) save(saved(t0 / s.L));
+                coming(t0, t0 + s.L < length ? t0 + s.L : -1);
+                take_in(t0, l), weigh(l), scores(t0, l);
+                read_out(t0);
+                write_in(l);
+            }
+        for (int64_t x = heads.begin; x < heads.end; x++) {
+            turn_to(x, C, N1);
+            for (int64_t t = length; t < s.T; t++) memset(s.h + row(t) * s.V, 0, s.V * 4);
+            give(s.C + head() * s.K * s.V, s.V, C, V1, s.K, s.V), give(s.n + head() * s.K, s.K, N1, K1, 1, s.K);
+            s.m[head()] = N1[K1];
+        }
     }
 
     // Some columns of C: C = f C + i k v^T, and of h = part C^T q.
@@ -419,30 +452,38 @@ struct Chunk {
 
     // ---- backward: letters as in cells/mlstm.py::chunkwise_backward --------------------------------------------------
 
-    void backward(int64_t task) {
-        begin(task);
-        memset(dC, 0, K1 * V1 * 4), memset(dn, 0, K1 * 4);
-        if (s.d_C) copy(dC, V1, s.d_C + task * s.K * s.V, s.V, s.K, s.V);
-        if (s.d_n) copy(dn, K1, s.d_n + task * s.K, s.K, 1, s.K);
-        for (int64_t c = ceil_div(length, s.L) - 1; c >= 0; c--) {
-            const int64_t t0 = c * s.L, l = least(s.L, length - t0);
-            restore(saved(c));
-            coming(c ? t0 - s.L : -1);
-            take_in(t0, l), weigh(l), scores(t0, l);
-            copy(q, K1, at(qs, t0), s.q_t, l, s.K), copy(k, K1, at(ks, t0), s.k_t, l, s.K);
-            from_h(t0, l), inside(l), across(t0, l);
-            const float d_carry = carries() ? carry * (dot(dC, C, s.K * V1) + dot(dn, N1, K1)) : 0;
-            if (c || s.d_C0) hand_back();
-            gates(t0, l, d_carry);
+    void backward(int64_t row_of_batch, Range some) {
+        begin(row_of_batch, some);
+        memset(C, 0, K1 * V1 * 4), memset(N1, 0, K1 * 4);
+        for (int64_t x = heads.begin; x < heads.end; x++) {
+            turn_to(x, dC, dn);
+            if (s.d_C) copy(dC, V1, s.d_C + head() * s.K * s.V, s.V, s.K, s.V);
+            if (s.d_n) copy(dn, K1, s.d_n + head() * s.K, s.K, 1, s.K);
         }
-        for (int64_t t = length; t < s.T; t++) {
-            const int64_t at = row(t);
-            memset(s.d_q + at * s.K, 0, s.K * 4), memset(s.d_k + at * s.K, 0, s.K * 4);
-            memset(s.d_v + at * s.V, 0, s.V * 4);
-            s.d_i[at] = s.d_f[at] = 0;
+        for (int64_t c = ceil_div(length, s.L) - 1; c >= 0; c--)
+            for (int64_t x = heads.begin; x < heads.end; x++) {
+                const int64_t t0 = c * s.L, l = least(s.L, length - t0);
+                turn_to(x, dC, dn);
+                restore(saved(c));
+                coming(t0, c ? t0 - s.L : -1);
+                take_in(t0, l), weigh(l), scores(t0, l);
+                copy(q, K1, at(qs, t0), s.q_t, l, s.K), copy(k, K1, at(ks, t0), s.k_t, l, s.K);
+                from_h(t0, l), inside(l), across(t0, l);
+                const float d_carry = carries() ? carry * (dot(dC, C, s.K * V1) + dot(dn, N1, K1)) : 0;
+                if (c || s.d_C0) hand_back();
+                gates(t0, l, d_carry);
+            }
+        for (int64_t x = heads.begin; x < heads.end; x++) {
+            turn_to(x, dC, dn);
+            for (int64_t t = length; t < s.T; t++) {
+                const int64_t at = row(t);
+                memset(s.d_q + at * s.K, 0, s.K * 4), memset(s.d_k + at * s.K, 0, s.K * 4);
+                memset(s.d_v + at * s.V, 0, s.V * 4);
+                s.d_i[at] = s.d_f[at] = 0;
+            }
+            if (!s.d_C0) continue;
+            give(s.d_C0 + head() * s.K * s.V, s.V, dC, V1, s.K, s.V), give(s.d_n0 + head() * s.K, s.K, dn, K1, 1, s.K);
         }
-        if (!s.d_C0) return;
-        give(s.d_C0 + task * s.K * s.V, s.V, dC, V1, s.K, s.V), give(s.d_n0 + task * s.K, s.K, dn, K1, 1, s.K);
     }
 
     // d num and d den: h = num / bound, divided by the bound twice, never by its square.
@@ -534,29 +575,52 @@ struct Chunk {
     }
 };
 
+// How many heads of a row a thread takes through time together: as many as keep the threads as evenly at work as one at a
+// time would, while what they carry fits into a core's second cache. Rows that end early may leave few threads at work:
+// then only if there are many.
+inline int64_t heads_together(const Memory& s) {
+    constexpr int64_t NEAR = 5 << 17;  // bytes
+    if (s.lengths && s.B < 4 * s.threads) return 1;
+    int64_t best = 1, fewest = 0;  // the heads, one after the other, of the busiest thread
+    for (int64_t some = 1; some <= s.N; some++) {
+        const int64_t busiest = ceil_div(s.B * ceil_div(s.N, some), s.threads) * some;
+        if (some > 1 && (some * Chunk::carried_size(s) * 4 > NEAR || busiest > fewest)) continue;
+        best = some, fewest = busiest;
+    }
+    return best;
+}
+
 inline void memory(int64_t backward, const Memory* s) {
-    const int64_t tasks = s->B * s->N, room = to16(Chunk::room(*s, backward));
     const bool alone = s->T == 1 && s->C0 && !s->saved && !s->lengths && !s->reset && !backward;
+    const int64_t together = alone ? 1 : heads_together(*s), groups = ceil_div(s->N, together), tasks = s->B * groups;
+    const int64_t room = to16(Chunk::room(*s, backward, together));
     // Step after step a thread has the same tasks: taken there and back again, what a cache holds of the last step's C
     // comes first.
     static thread_local bool back = false;
     back = !back;
     int64_t threads = least(s->threads, tasks);
     if (alone && tasks * s->K * s->V < 20000) threads = 1;  // waking others would take longer
-    struct Given { const Memory* s; float* rooms; int64_t room, tasks, backward, alone, next; bool back; } given = {
-        s, alone ? nullptr : align(workspace(threads * room + 16)), room, tasks, backward, alone, 0, back};
+    struct Given {
+        const Memory* s;
+        float* rooms;
+        int64_t room, together, groups, tasks, backward, alone;
+        bool back;
+        int64_t next;
+    } given = {s, alone ? nullptr : align(workspace(threads * room + 16)), room, together, groups, tasks, backward, alone,
+               back, 0};
     run_parallel(
         [](void* data, int64_t thread, int64_t threads) {
             Given& g = *(Given*)data;
-            Chunk chunk(*g.s, g.alone ? nullptr : g.rooms + thread * g.room, g.backward);
+            Chunk chunk(*g.s, g.alone ? nullptr : g.rooms + thread * g.room, g.backward, g.together);
             const Range mine = part(g.alone ? g.tasks : 0, thread, threads);
             for (int64_t task = mine.begin; task < mine.end; task++)
                 chunk.step(g.back ? mine.begin + mine.end - 1 - task : task);
             while (!g.alone) {
                 const int64_t task = __atomic_fetch_add(&g.next, 1, __ATOMIC_RELAXED);
                 if (task >= g.tasks) break;
-                if (g.backward) chunk.backward(task);
-                else chunk.forward(task);
+                const Range heads = part(g.s->N, task % g.groups, g.groups);
+                if (g.backward) chunk.backward(task / g.groups, heads);
+                else chunk.forward(task / g.groups, heads);
             }
             fence();  // what went past the caches is there
         },
