@@ -115,7 +115,8 @@ Counted are the products alone: of a layer of G gates, `2 B T G D (D + D / heads
 more and the recurrent one twice. Of the mLSTM, per chunk of L steps, `2 L² (K + V) / 2` within the chunk and `4 L K V`
 through C, with the L the core takes: 32 for heads of 64, else 64. A step of the mLSTM reads and writes C: its share is
 of what copying 256 MiB reaches, and passes 100 % where C stays in a cache. Steps hand their state on, and what takes no
-gradients runs under one `torch.no_grad()`."""
+gradients runs under one `torch.no_grad()`. *In place* a step writes over the state it was given (`inplace=True`); the
+peer's gives a new one, as ours otherwise does."""
 
 
 def bold_if_lost(ratio: float) -> str:

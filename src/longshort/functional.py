@@ -281,9 +281,9 @@ def mlstm_step(
     """One time step of `mlstm`: the same arguments less T (and no lengths); returns h and the state.
 
     Args:
-        inplace: write the new state over the given one, and return that: no memory is taken for it, and a large C is
-            read and written where it lies. For decoding: it asks for a state of the dtype the step computes in, of
-            which no input is a part, and for no gradients.
+        inplace: write the new state over the given one, and return that. For decoding: it asks for a state of the dtype
+            the step computes in, and for no gradients. The C++ core does it where the state lies, of plain float32
+            tensors, contiguous, without reset; elsewhere the new state is computed first and copied then.
 
     >>> q = k = torch.ones(2, 1, 3); v = torch.ones(2, 1, 4); gate = torch.zeros(2, 1)
     >>> h, state = mlstm_step(q, k, v, gate, gate)
@@ -296,27 +296,36 @@ def mlstm_step(
         done = native.mlstm_step(q, k, v, i_pre, f_pre, state, eps, inplace=inplace)
         if done is not None:
             return done
-    inputs = [q, k, v, i_pre, f_pre]
     if inplace:
-        check_overwritable(state, inputs)
-    h, last = one_step(mlstm, inputs, state, reset=reset, eps=eps, kernel=kernel, **options)
+        check_overwritable(state, q=q, k=k, v=v, i_pre=i_pre, f_pre=f_pre)
+    inputs = [q, k, v, i_pre, f_pre]
+    kept = MLSTMState(*(x.clone() for x in state)) if inplace and state and watchers() else state
+    h, last = one_step(mlstm, inputs, kept, reset=reset, eps=eps, kernel=kernel, **options)
     if not inplace:
         return h, last
     assert state is not None
     for x, new in zip(state, last, strict=True):
         x.copy_(new)
-    return h, MLSTMState(*state)
+    return h, state if isinstance(state, MLSTMState) else MLSTMState(*state)
 
 
-def check_overwritable(state: MLSTMState | None, inputs: Sequence[Tensor]) -> None:
+def check_overwritable(state: MLSTMState | None, **inputs: Tensor) -> None:
     """Refuse to write a step's new state over this one where something would be lost by it."""
     if state is None:
         raise ValueError("inplace=True overwrites a state, and none was given: take the first step without it")
-    dtype = compute_dtype(MLSTMState, state, **{f"inputs[{x}]": each for x, each in enumerate(inputs)})
+    dtype = compute_dtype(MLSTMState, state, **inputs)
     for name, x in zip(MLSTMState._fields, state, strict=True):
         if x.dtype != dtype:
             raise ValueError(f"inplace=True would round the state: state.{name} is {x.dtype}, the step gives {dtype}")
-    if wants_gradients([*inputs, *state]):
+        if any(step == 0 and n > 1 for n, step in zip(x.shape, x.stride(), strict=True)):
+            raise ValueError(
+                f"inplace=True cannot overwrite state.{name}: it is expanded, its strides {x.stride()}; clone it"
+            )
+        if x.is_inference() and not torch.is_inference_mode_enabled():
+            raise ValueError(
+                f"inplace=True cannot overwrite state.{name} here: it was made in inference mode; clone it"
+            )
+    if wants_gradients([*inputs.values(), *state]):
         raise ValueError(
             "inplace=True overwrites what gradients are computed from: use torch.no_grad(), or leave inplace out"
         )

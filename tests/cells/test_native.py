@@ -229,19 +229,21 @@ def test_an_mlstm_s_bits_are_the_same_however_its_heads_are_dealt_out(B, N, K, v
     T = 70
     inputs = [torch.randn(B, T, N, *width, requires_grad=True) for width in ((K,), (K,), (19,), (), ())]
     state = MLSTMState(torch.randn(B, N, K, 19), torch.randn(B, N, K), torch.rand(B, N))
-    for lengths in (None, torch.tensor([T, 9, 40] * 3)[:B]):
+    learn = [*inputs, state.C.requires_grad_(), state.n.requires_grad_()]
+    for lengths, reset in ((None, None), (torch.tensor([T, 9, 40] * 3)[:B], torch.rand(B, T) < 0.05)):
         answers = []
         for count in (1, 2, 3, 8):
             threads(count)
-            h, last = mlstm(*inputs, state, chunk_size=32, lengths=lengths, kernel="native")
-            grads = torch.autograd.grad(h.sin().sum() + last.C.sin().sum() + last.n.sum(), inputs)
+            h, last = mlstm(*inputs, state, chunk_size=32, lengths=lengths, reset=reset, kernel="native")
+            grads = torch.autograd.grad(h.sin().sum() + last.C.sin().sum() + last.n.sum(), learn)
             answers.append([h, *last, *grads])
         for each in answers[1:]:
             assert all(torch.equal(a, b) for a, b in zip(each, answers[0], strict=True))
-        wide = [x.detach().double().requires_grad_() for x in inputs]
-        h, last = mlstm(*wide, MLSTMState(*(x.double() for x in state)), lengths=lengths, kernel="reference")
+        wide = [x.detach().double().requires_grad_() for x in learn]
+        start = MLSTMState(*wide[5:], state.m.double())
+        h, last = mlstm(*wide[:5], start, lengths=lengths, reset=reset, kernel="reference")
         grads = torch.autograd.grad(h.sin().sum() + last.C.sin().sum() + last.n.sum(), wide)
-        names = ("h", "C", "n", "m", "d_q", "d_k", "d_v", "d_i", "d_f")
+        names = ("h", "C", "n", "m", "d_q", "d_k", "d_v", "d_i", "d_f", "d_C", "d_n")
         assert_same(*(dict(zip(names, each, strict=True)) for each in (answers[0], [h, *last, *grads])), F32)
 
 
@@ -363,8 +365,8 @@ def test_mlstm_steps_in_place_are_those_to_a_new_state(B, N, K, V, dtype, varian
         reset = torch.arange(B) == 0 if t == 4 else None
         h, state = functional.mlstm_step(*inputs, state, eps=1e-6, reset=reset)
         same, last = functional.mlstm_step(*inputs, overwritten, eps=1e-6, reset=reset, inplace=True)
-        for mine, returned, new in zip(overwritten, last, state, strict=True):
-            assert returned is mine
+        assert last is overwritten
+        for mine, new in zip(overwritten, state, strict=True):
             assert torch.equal(mine, new)
         assert torch.equal(same, h)
 
@@ -406,7 +408,34 @@ def test_a_step_in_place_refuses_what_it_would_lose():
     before = [x.clone() for x in state]
     with pytest.raises(ValueError, match="k must be"):
         functional.mlstm_step(inputs[0], inputs[1][:1], *inputs[2:], state, inplace=True)
+    with pytest.raises(ValueError, match=r"i_pre must be floating point"):
+        functional.mlstm_step(*inputs[:3], inputs[3].long(), inputs[4], state, inplace=True)
+    with pytest.raises(ValueError, match=r"cannot overwrite state\.n: it is expanded"):
+        functional.mlstm_step(*inputs, state._replace(n=torch.zeros(1, 1, 1).expand(2, 3, 4)), inplace=True)
     assert all(torch.equal(a, b) for a, b in zip(state, before, strict=True))
+    with torch.inference_mode():
+        fixed = MLSTMState(*(x.clone() for x in state))
+        functional.mlstm_step(*inputs, fixed, inplace=True)
+    with pytest.raises(ValueError, match=r"state\.C here: it was made in inference mode"):
+        functional.mlstm_step(*inputs, fixed, inplace=True)
+
+
+def test_inputs_of_a_step_in_place_may_be_a_part_of_its_state():
+    inputs, state = mlstm_inputs(2, 3, 4, 4)
+    inputs = [state.C[..., 0, :].contiguous(), state.n, inputs[2], state.m, inputs[4]]
+    want, end = functional.mlstm_step(*(x.clone() for x in inputs), MLSTMState(*(x.clone() for x in state)))
+    h, last = functional.mlstm_step(*inputs, state, inplace=True)
+    assert_same({"h": h, **last._asdict()}, {"h": want, **end._asdict()}, F32)
+
+
+def test_whoever_watches_a_step_in_place_sees_the_state_it_began_with():
+    inputs, state = mlstm_inputs(2, 3, 4, 5)
+    before = [x.clone() for x in state]
+    with functional.watch() as calls:
+        functional.mlstm_step(*inputs, state, inplace=True)
+    for kept, was, now in zip(calls[0].start.values(), before, state, strict=True):
+        assert torch.equal(kept, was)
+        assert not torch.equal(now, was)
 
 
 def test_the_core_runs_after_it_was_first_imported_where_nothing_is_real():

@@ -67,7 +67,7 @@ def library() -> Library | str:
         return f"the C++ core was not built when longshort was installed. {INSTALL}"
     try:
         core = ctypes.CDLL(str(path))
-        for name in ("recurrent", "memory", "memory_step", "product", "gate"):
+        for name in ("recurrent", "memory", "product", "gate"):
             getattr(core, f"longshort_{name}").restype = None
         core.longshort_version.restype = ctypes.c_int64
     except (OSError, AttributeError) as error:
@@ -75,6 +75,7 @@ def library() -> Library | str:
     core.longshort_recurrent.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p]
     core.longshort_memory.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_char_p]
     core.longshort_memory_step.argtypes = [ctypes.c_int64, ctypes.c_char_p]
+    core.longshort_memory_step.restype = ctypes.c_int64
     core.longshort_product.argtypes = [ctypes.c_int64, ctypes.c_char_p]
     core.longshort_gate.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
     core.longshort_variant.restype = ctypes.c_char_p

@@ -430,7 +430,7 @@ def mlstm_step(
     """One step without gradients of plain tensors that fit, less T or, if a `sequence`, with T = 1; None if it cannot.
 
     The step itself takes two microseconds: what every tensor is asked is asked once, here. `inplace`: the new state is
-    written over the given one.
+    written over the given one; not if an input is a part of that.
     """
     C, n, m = state
     tensors = q, k, v, i_pre, f_pre, C, n, m
@@ -446,6 +446,8 @@ def mlstm_step(
     size = B * N * K * V
     if n.shape != (B, N, K) or m.shape != (B, N) or not size:
         return None
+    if inplace and C.is_inference() and not torch.is_inference_mode_enabled():
+        return None
     h, last = torch.empty_like(v), state
     if not inplace:
         C1 = torch.empty_like(C) if 4 * size < LARGE else room(B, N, K, V)
@@ -455,7 +457,8 @@ def mlstm_step(
         q.data_ptr(), k.data_ptr(), v.data_ptr(), i_pre.data_ptr(), f_pre.data_ptr(),
         C.data_ptr(), n.data_ptr(), m.data_ptr(), *[x.data_ptr() for x in last], h.data_ptr(),
     )  # fmt: skip
-    functions().longshort_memory_step(Chosen.variant, call)
+    if functions().longshort_memory_step(Chosen.variant, call):
+        return None
     if inplace:
         increment_version(state)  # for the graphs that have saved it
     return h, last

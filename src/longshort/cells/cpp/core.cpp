@@ -170,13 +170,21 @@ EXPORT void longshort_recurrent(int64_t variant, int64_t cell, int64_t backward,
 EXPORT void longshort_memory(int64_t variant, int64_t backward, const Memory* call) {
     VARIANTS[variant]->memory(backward, call);
 }
-EXPORT void longshort_memory_step(int64_t variant, const MemoryStep* s) {
-    const int64_t N = s->N, K = s->K, V = s->V;
+// Does nothing and returns 1 if an input is a part of what the step would overwrite before it reads it.
+EXPORT int64_t longshort_memory_step(int64_t variant, const MemoryStep* s) {
+    const int64_t N = s->N, K = s->K, V = s->V, heads = s->B * N;
+    const struct { const float* x; int64_t size; } inputs[] = {
+        {s->q, heads * K}, {s->k, heads * K}, {s->v, heads * V}, {s->i_pre, heads}, {s->f_pre, heads}};
+    const struct { const float* x; int64_t size; } outputs[] = {{s->C, heads * K * V}, {s->n, heads * K}, {s->m, heads}};
+    for (const auto& in : inputs)
+        for (const auto& out : outputs)
+            if (in.x < out.x + out.size && out.x < in.x + in.size) return 1;
     Memory call = {s->B, 1, N, K, V, s->threads, 1, s->eps, 0, s->q, s->k, s->v, s->i_pre, s->f_pre};
     call.q_b = call.k_b = N * K, call.q_n = call.k_n = K, call.v_b = N * V, call.v_n = V;
     call.i_b = call.f_b = N, call.i_n = call.f_n = 1;
     call.C0 = s->C0, call.n0 = s->n0, call.m0 = s->m0, call.C = s->C, call.n = s->n, call.m = s->m, call.h = s->h;
     VARIANTS[variant]->memory(0, &call);
+    return 0;
 }
 EXPORT void longshort_product(int64_t variant, const Product* call) { VARIANTS[variant]->product(call); }
 EXPORT void longshort_gate(int64_t variant, int64_t which, const float* x, float* y, int64_t n) {

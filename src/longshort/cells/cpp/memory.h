@@ -45,7 +45,7 @@ struct Chunk {
     Range heads;
     // Of the chunk: v; `turned`, k turned over and at last times `write`, or in the backward v turned over; and what
     // they make. `weight` and `read` are over sqrt K; `over` is 1 / `bound`.
-    float *v, *turned, *S, *weight, *C, *N1;  // beside n, m
+    float *v, *turned, *S, *weight, *C, *N1;
     float *log_f, *slope, *i, *decay, *m, *read, *write, *den, *over;
     float carry;
     float* carried;  // head after head: C and n; in the backward d C and d n
@@ -79,6 +79,7 @@ struct Chunk {
     const float* at(const Rows& rows, int64_t t) const { return rows.x + b * rows.x_b + t * rows.x_t + n * rows.x_n; }
     // h, or a gradient, with a row of it at x.
     bool past(const float* x, int64_t width) const { return goes_past(x, width, s.B * s.T * s.N * width); }
+    float& carried_m() const { return N1[K1]; }  // it stands beside n
     int64_t row(int64_t t) const { return (b * s.T + t) * s.N + n; }  // of what is contiguous
 
     Range piece(int64_t x) const { return {starts[x], starts[x + 1]}; }
@@ -151,7 +152,7 @@ struct Chunk {
     // The stabiliser, and every weight. D[t][j] = log f_{j+1} + ... + log f_t + i_j is summed between its two steps.
     void weigh(int64_t l) {
         for (int64_t x = 0; x < pieces; x++) {
-            float decayed = reads(x) ? 0 : NOTHING, start = reads(x) ? N1[K1] : 0, peak = NOTHING;
+            float decayed = reads(x) ? 0 : NOTHING, start = reads(x) ? carried_m() : 0, peak = NOTHING;
             for (int64_t t = piece(x).begin; t < piece(x).end; t++) {
                 decayed += log_f[t];
                 decay[t] = decayed + start;
@@ -350,7 +351,7 @@ struct Chunk {
             store(N1 + first, (carries() ? load(N1 + first) * carry : V{}) + sums(part));
         }
         renew(C, steps, turned, L1, 1, v);
-        N1[K1] = m[l - 1];
+        carried_m() = m[l - 1];
     }
 
     int64_t saved_size() const { return s.K * V1 + K1 + 16; }
@@ -383,7 +384,7 @@ struct Chunk {
         for (int64_t x = heads.begin; x < heads.end && s.C0; x++) {
             turn_to(x, C, N1);
             copy(C, V1, s.C0 + head() * s.K * s.V, s.V, s.K, s.V), copy(N1, K1, s.n0 + head() * s.K, s.K, 1, s.K);
-            N1[K1] = s.m0[head()];
+            carried_m() = s.m0[head()];
         }
         for (int64_t t0 = 0; t0 < length; t0 += s.L)
             for (int64_t x = heads.begin; x < heads.end; x++) {
@@ -399,7 +400,7 @@ struct Chunk {
             turn_to(x, C, N1);
             for (int64_t t = length; t < s.T; t++) memset(s.h + row(t) * s.V, 0, s.V * 4);
             give(s.C + head() * s.K * s.V, s.V, C, V1, s.K, s.V), give(s.n + head() * s.K, s.K, N1, K1, 1, s.K);
-            s.m[head()] = N1[K1];
+            s.m[head()] = carried_m();
         }
     }
 
@@ -576,17 +577,15 @@ struct Chunk {
 };
 
 // How many heads of a row a thread takes through time together: as many as keep the threads as evenly at work as one at a
-// time would, while what they carry fits into a core's second cache. Rows that end early may leave few threads at work:
-// then only if there are many.
+// time would, while what they carry fits into a large second cache (more was slower on a Xeon with 2 MiB of it). Rows
+// that end early may leave few threads at work: then only if there are many.
 inline int64_t heads_together(const Memory& s) {
     constexpr int64_t NEAR = 5 << 17;  // bytes
     if (s.lengths && s.B < 4 * s.threads) return 1;
-    int64_t best = 1, fewest = 0;  // the heads, one after the other, of the busiest thread
-    for (int64_t some = 1; some <= s.N; some++) {
-        const int64_t busiest = ceil_div(s.B * ceil_div(s.N, some), s.threads) * some;
-        if (some > 1 && (some * Chunk::carried_size(s) * 4 > NEAR || busiest > fewest)) continue;
-        best = some, fewest = busiest;
-    }
+    const int64_t fewest = ceil_div(s.B * s.N, s.threads);  // heads, one after the other, of the busiest thread
+    int64_t best = 1;
+    for (int64_t some = 2; some <= s.N && some * Chunk::carried_size(s) * 4 <= NEAR; some++)
+        if (ceil_div(s.B * ceil_div(s.N, some), s.threads) * some <= fewest) best = some;
     return best;
 }
 
@@ -595,7 +594,7 @@ inline void memory(int64_t backward, const Memory* s) {
     const int64_t together = alone ? 1 : heads_together(*s), groups = ceil_div(s->N, together), tasks = s->B * groups;
     const int64_t room = to16(Chunk::room(*s, backward, together));
     // Step after step a thread has the same tasks: taken there and back again, what a cache holds of the last step's C
-    // comes first.
+    // comes first, if no other layer's came in between.
     static thread_local bool back = false;
     back = !back;
     int64_t threads = least(s->threads, tasks);
